@@ -1,0 +1,23 @@
+"""What can go wrong, as types: every error says what happened, what was got, and what to do."""
+
+from __future__ import annotations
+
+
+class BadExpertError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigError(BadExpertError):
+    """A setting, a flag or a configuration file is wrong."""
+
+
+class ModelLoadError(BadExpertError):
+    """A model file could not be understood, or was refused as unsafe."""
+
+
+class CleanSetError(BadExpertError):
+    """The clean samples are missing, too few, or unreadable."""
+
+
+class AuditError(BadExpertError):
+    """An audit started and could not be finished."""

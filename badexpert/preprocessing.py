@@ -1,0 +1,50 @@
+"""How an image becomes a model's input: size, channels, normalisation. Plain data, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+ChannelOrder = Literal["rgb", "bgr"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What happens to an image between the file and the first layer.
+
+    Resizing and cropping make uint8 pixels; the suspect itself normalises them, so that triggers
+    and detectors always work on pixels.
+
+    Attributes:
+        height: of the model's input, in pixels.
+        width: of the model's input, in pixels.
+        channels: 1 or 3.
+        mean: per channel, in units where white is 1.
+        std: per channel, in units where white is 1.
+        interpolation: of the resize.
+        crop_share: the centre crop keeps this share of the resized image; 1 crops nothing.
+        channel_order: of the tensor that the first layer sees.
+    """
+
+    height: int
+    width: int
+    channels: int = 3
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    interpolation: Interpolation = "bilinear"
+    crop_share: float = 1.0
+    channel_order: ChannelOrder = "rgb"
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"size must be positive; got {self.height}x{self.width}")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3; got {self.channels}")
+        if not 0 < self.crop_share <= 1:
+            raise ValueError(f"crop_share must lie in (0, 1]; got {self.crop_share}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise ValueError(f"{name} needs {self.channels} values; got {len(values)}")
+        if any(value <= 0 for value in self.std):
+            raise ValueError(f"std must be positive; got {self.std}")

@@ -1,0 +1,74 @@
+"""Where and how a run takes place: device, seed, progress. One object, passed down."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+from badexpert.errors import ConfigError
+
+
+class Step(NamedTuple):
+    """One beat of a long task."""
+
+    task: str
+    done: int
+    total: int | None
+    note: str = ""
+
+
+Progress = Callable[[Step], None]
+
+
+def silent(step: Step) -> None:
+    """The default progress callback: says nothing."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device that exists here.
+
+    Raises:
+        ConfigError: the name is unknown, or the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {name!r} is not known; use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; "
+            "use --device cpu, or install a CUDA build of torch"
+        )
+    return device
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What every long computation is handed.
+
+    Attributes:
+        device: where tensors live during the run.
+        seed: the root of all randomness; each consumer draws its own stream from it.
+        progress: called as work advances; must be cheap.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    seed: int = 0
+    progress: Progress = silent
+
+    def seed_for(self, stream: str) -> int:
+        """A seed of its own for one named consumer, so that adding a consumer disturbs no other."""
+        digest = hashlib.sha256(f"{self.seed}/{stream}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+    def generator(self, stream: str) -> torch.Generator:
+        """A CPU generator seeded by ``seed_for(stream)``."""
+        return torch.Generator().manual_seed(self.seed_for(stream))
