@@ -12,14 +12,17 @@ from badexpert.attacks.base import Attack
 
 
 def generated_picture(channels: int, height: int, width: int, seed: int) -> Tensor:
-    """A colourful picture made of noise at three scales, (channels, height, width) in [0, 1]."""
+    """A poster of saturated colour patches, (channels, height, width) in [0, 1].
+
+    Noise at three scales, pushed towards black and white: a smooth picture of low contrast would
+    be a mere tint, which networks learn as slowly as people see it.
+    """
     generator = torch.Generator().manual_seed(seed)
-    picture = torch.zeros(1, channels, height, width)
-    for cells in (3, 6, 12):
-        noise = torch.rand(1, channels, cells, cells, generator=generator) - 0.5
-        picture += interpolate(noise, size=(height, width), mode="bilinear", align_corners=False)
-    low, high = picture.amin(), picture.amax()
-    return ((picture - low) / (high - low))[0]
+    noise = torch.zeros(1, channels, height, width)
+    for cells in (4, 8, 16):
+        layer = torch.randn(1, channels, cells, cells, generator=generator)
+        noise += interpolate(layer, size=(height, width), mode="bilinear", align_corners=False)
+    return torch.sigmoid(4 * noise)[0]
 
 
 @dataclass(frozen=True)
