@@ -1,0 +1,1 @@
+"""The command line. Lives in ``cli/``, installs as ``badexpert_cli``."""
