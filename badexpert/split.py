@@ -1,0 +1,184 @@
+"""Cut any network in two, so that one pass through the trunk serves several tuned tails.
+
+Where it may be cut is read off the exported graph: after a node whose output is the only tensor
+that anything later depends on. No architecture is listed anywhere.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from badexpert.errors import AuditError
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place where a network falls apart in two.
+
+    Attributes:
+        node: name of the graph node whose output crosses the cut; empty for a cut before the
+            first layer, which leaves the whole network in the tail.
+        tail_share: share of the network's floating-point operations behind the cut, in [0, 1].
+    """
+
+    node: str
+    tail_share: float
+
+
+WHOLE = Cut(node="", tail_share=1.0)
+"""The tail is the whole network: nothing is shared."""
+
+
+class NetworkGraph:
+    """A network as an exported graph, in eval mode, with a free batch size.
+
+    Attributes:
+        cuts: every possible cut that leaves something to tune behind it, input to output.
+    """
+
+    def __init__(self, network: nn.Module, example: Tensor) -> None:
+        """Export ``network`` once.
+
+        Args:
+            example: (batch >= 2, channels, height, width), what the network takes.
+        Raises:
+            AuditError: the network cannot be exported.
+        """
+        self._network = network
+        self._module = _export(network, example)
+        self.cuts = _find_cuts(self._module, example)
+
+    def at_share(self, tail_share: float) -> Cut:
+        """The earliest cut whose tail costs at most ``tail_share`` of the network."""
+        if tail_share >= 1:
+            return WHOLE
+        affordable = [cut for cut in self.cuts if cut.tail_share <= tail_share]
+        return affordable[0] if affordable else self.cuts[-1]
+
+    def split(self, cut: Cut) -> tuple[nn.Module, nn.Module]:
+        """The two halves; the trunk is frozen and shared, the tail is a copy that may be tuned.
+
+        Returns:
+            trunk: pixels -> features; tail: features -> logits. ``tail(trunk(x))`` is the network.
+        """
+        if cut == WHOLE:
+            return nn.Identity(), copy.deepcopy(self._network)
+        trunk = _half(self._module, cut.node, after=False)
+        tail = copy.deepcopy(_half(self._module, cut.node, after=True))
+        return trunk.requires_grad_(False).eval(), tail
+
+
+def _export(network: nn.Module, example: Tensor) -> fx.GraphModule:
+    try:
+        program = torch.export.export(
+            network, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
+        )
+    except Exception as error:
+        raise AuditError(
+            f"this network cannot be exported as a graph ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no message'}), so its trunk cannot "
+            "be shared; tune full copies instead with tail_share = 1"
+        ) from error
+    return program.module(check_guards=False)  # type: ignore[return-value]
+
+
+def _carries_batch(node: fx.Node) -> bool:
+    return node.op == "call_function" and isinstance(node.meta.get("val"), Tensor)
+
+
+def _find_cuts(module: fx.GraphModule, example: Tensor) -> tuple[Cut, ...]:
+    flops = _flops_per_node(module, example)
+    nodes = list(module.graph.nodes)
+    (batch,) = (node.meta["val"].shape[0] for node in nodes if node.op == "placeholder")
+    last_use = {used: i for i, node in enumerate(nodes) for used in node.all_input_nodes}
+    total = sum(flops.values())
+    spent = 0
+    cuts: list[Cut] = []
+    live: set[fx.Node] = set()
+    for i, node in enumerate(nodes):
+        spent += flops.get(node, 0)
+        if _carries_batch(node):
+            live.add(node)
+        live = {tensor for tensor in live if last_use.get(tensor, -1) > i}
+        behind = 1 - spent / total if total else 0.0
+        if behind > 0 and live == {node} and str(node.meta["val"].shape[0]) == str(batch):
+            cuts.append(Cut(node.name, behind))
+    if not cuts:
+        raise AuditError(
+            "this network has no place where it can be cut in two; tune full copies instead "
+            "with tail_share = 1"
+        )
+    return tuple(cuts)
+
+
+class _FlopRecorder(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.flops: dict[fx.Node, int] = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        with FlopCounterMode(display=False) as counter:
+            result = super().run_node(n)
+        self.flops[n] = counter.get_total_flops()
+        return result
+
+
+@torch.no_grad()
+def _flops_per_node(module: fx.GraphModule, example: Tensor) -> dict[fx.Node, int]:
+    recorder = _FlopRecorder(module)
+    recorder.run(example)
+    return recorder.flops
+
+
+def _half(module: fx.GraphModule, name: str, *, after: bool) -> fx.GraphModule:
+    """Copy the nodes on one side of node ``name`` into a module of their own."""
+    graph = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    nodes = list(module.graph.nodes)
+    at = next(i for i, node in enumerate(nodes) if node.name == name)
+    crossing = nodes[at]
+    if after:
+        entry = graph.placeholder("features")
+        # An in-place operation in one tail would spoil the features for the next.
+        copied[crossing] = graph.call_function(torch.ops.aten.clone.default, (entry,))
+        _copy_sizes(nodes[: at + 1], graph, entry, copied)
+    chosen = [node for node in nodes[: at + 1] if not after] + [
+        node for i, node in enumerate(nodes) if after and (i > at or node.op == "get_attr")
+    ]
+    for node in chosen:
+        if node.op != "output" and node not in copied:
+            copied[node] = graph.node_copy(node, lambda used: copied[used])
+    graph.output(copied[_only_output(nodes) if after else crossing])
+    graph.eliminate_dead_code()
+    half = fx.GraphModule(module, graph)
+    half.graph.lint()
+    return half
+
+
+def _only_output(nodes: list[fx.Node]) -> fx.Node:
+    (output,) = (node for node in nodes if node.op == "output")
+    (result,) = output.all_input_nodes
+    return result
+
+
+def _copy_sizes(
+    nodes: list[fx.Node], graph: fx.Graph, entry: fx.Node, copied: dict[fx.Node, fx.Node]
+) -> None:
+    """Multiples of the batch size are read off the input early and used late: rebuild them."""
+    rows = graph.call_function(torch.ops.aten.sym_size.int, (entry, 0))
+    rows_now = _hint(nodes[-1].meta["val"].shape[0])
+    for node in nodes:
+        if isinstance(node.meta.get("val"), torch.SymInt):
+            scaled = graph.call_function(operator.mul, (rows, _hint(node.meta["val"])))
+            copied[node] = graph.call_function(operator.floordiv, (scaled, rows_now))
+
+
+def _hint(size: int | torch.SymInt) -> int:
+    """What a symbolic size was for the example."""
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else size
