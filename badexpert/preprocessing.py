@@ -48,3 +48,22 @@ class Preprocessing:
                 raise ValueError(f"{name} needs {self.channels} values; got {len(values)}")
         if any(value <= 0 for value in self.std):
             raise ValueError(f"std must be positive; got {self.std}")
+
+
+@dataclass(frozen=True)
+class PreprocessingOverrides:
+    """What a user states about preprocessing; None leaves a value to the model's own configuration.
+
+    Attributes:
+        size: of the model's input in pixels: one number for a square, or (height, width).
+
+    The other attributes mean what they mean in ``Preprocessing``.
+    """
+
+    size: int | tuple[int, int] | None = None
+    channels: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    interpolation: Interpolation | None = None
+    crop_share: float | None = None
+    channel_order: ChannelOrder | None = None

@@ -1,0 +1,172 @@
+"""Every setting of a scan with its default: frozen, checked on construction, plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import ClassVar, Literal
+
+from badexpert.findings import Json, Severity
+from badexpert.preprocessing import PreprocessingOverrides
+
+FailOn = Literal["none", "low", "medium", "high", "critical"]
+
+
+def _require(holds: bool, rule: str, got: object) -> None:
+    if not holds:
+        raise ValueError(f"{rule}; got {got}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The suspect: where it is, and what its file does not say.
+
+    Attributes:
+        source: a file, a folder, or ``hf:ORG/NAME@REVISION``.
+        arch: ``timm:NAME``, ``torchvision:NAME`` or ``python:package.module:factory``.
+        arch_args: keyword arguments for the architecture's factory.
+        num_classes: where the tensors do not tell.
+        preprocessing: what replaces the model's own preprocessing.
+    """
+
+    source: str | None = None
+    arch: str | None = None
+    arch_args: Mapping[str, Json] = field(default_factory=dict)
+    num_classes: int | None = None
+    preprocessing: PreprocessingOverrides = field(default_factory=PreprocessingOverrides)
+
+    def __post_init__(self) -> None:
+        few = self.num_classes is not None and self.num_classes < 2
+        _require(not few, "num_classes must be at least 2", self.num_classes)
+
+
+@dataclass(frozen=True)
+class CleanConfig:
+    """The clean, labeled samples.
+
+    Attributes:
+        source: a folder, a file, ``sklearn:NAME`` or ``torchvision:NAME``.
+        root: where ``torchvision:`` finds its files.
+        limit: use at most that many samples, drawn evenly over the classes.
+        calibration: share held out from tuning, to calibrate the threshold.
+    """
+
+    source: str | None = None
+    root: str | None = None
+    limit: int | None = None
+    calibration: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require(0 < self.calibration < 1, "calibration must lie in (0, 1)", self.calibration)
+        _require(self.limit is None or self.limit > 0, "limit must be positive", self.limit)
+
+
+@dataclass(frozen=True)
+class InputsConfig:
+    """The unlabeled inputs to score.
+
+    Attributes:
+        source: a folder, a list of images, or whatever the clean samples may come from.
+    """
+
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class ExtractionConfig:
+    """How the backdoor expert and the auxiliary are tuned.
+
+    Attributes:
+        tail_share: share of the network that is tuned, counted from its end; None tunes all.
+    """
+
+    tail_share: float | None = None
+
+    def __post_init__(self) -> None:
+        valid = self.tail_share is None or 0 < self.tail_share <= 1
+        _require(valid, "tail_share must lie in (0, 1]", self.tail_share)
+
+
+@dataclass(frozen=True)
+class DetectionConfig:
+    """How inputs are judged.
+
+    Attributes:
+        fpr: the share of clean inputs that may be flagged.
+        batch_size: inputs a pass.
+        workers: processes that read images; 0 reads in the main one.
+    """
+
+    fpr: float = 0.01
+    batch_size: int = 128
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        _require(0 < self.fpr < 1, "fpr must lie in (0, 1)", self.fpr)
+        _require(self.batch_size > 0, "batch_size must be positive", self.batch_size)
+        _require(self.workers >= 0, "workers must not be negative", self.workers)
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What is written, and when a scan counts as failed.
+
+    Attributes:
+        fail_on: the least severity that fails the run; independent of what is shown.
+        allow_inconclusive: an inconclusive verdict is no failure.
+        exit_zero: only report; findings and verdict do not fail the run.
+        formats: ``NAME`` for standard output or ``NAME=PATH`` for a file, any number of them.
+    """
+
+    fail_on: FailOn = "medium"
+    allow_inconclusive: bool = False
+    exit_zero: bool = False
+    formats: tuple[str, ...] = ("text",)
+
+    @property
+    def gate(self) -> Severity | None:
+        """The least severity that fails the run; None when nothing does."""
+        return None if self.fail_on == "none" else Severity[self.fail_on.upper()]
+
+
+@dataclass(frozen=True)
+class IgnoreEntry:
+    """A finding that its owner has accepted.
+
+    Attributes:
+        id: of the rule.
+        statement: why it is accepted; stands in every report.
+        path: glob over the suspect's path, or over the finding's subject.
+        expires: the last day on which the entry holds; None holds for ever.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
+
+    id: str
+    statement: str
+    path: str = "*"
+    expires: date | None = None
+
+    def __post_init__(self) -> None:
+        _require(bool(self.statement.strip()), "statement must say why", repr(self.statement))
+
+
+@dataclass(frozen=True)
+class ScanConfig:
+    """All settings of one run.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        seed: the root of all randomness.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    clean: CleanConfig = field(default_factory=CleanConfig)
+    inputs: InputsConfig = field(default_factory=InputsConfig)
+    extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
+    detection: DetectionConfig = field(default_factory=DetectionConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    ignore: tuple[IgnoreEntry, ...] = ()
+    device: str = "auto"
+    seed: int = 0
