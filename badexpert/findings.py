@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -43,7 +44,7 @@ class Finding:
     """One thing worth a user's attention.
 
     Attributes:
-        rule: stable identifier, such as ``BX101``; its title and taxonomy stand in the catalogue.
+        rule: stable identifier; its title and taxonomy stand in ``badexpert.rules``.
         severity: how bad it is if true.
         message: one sentence with the numbers in it.
         subject: fully qualified name inside the model (layer, expert, tensor, class), or an
@@ -62,6 +63,26 @@ class Finding:
     threshold: float | None = None
     p_value: float | None = None
     evidence: Mapping[str, Json] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("score", "threshold", "p_value"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name} of a finding must be finite; got {value}")
+
+
+@dataclass(frozen=True)
+class Suppressed:
+    """A finding that its owner has accepted: it fails nothing, and is never hidden.
+
+    Attributes:
+        statement: why it is accepted.
+        expires: ISO date of the last day on which the acceptance holds; None holds for ever.
+    """
+
+    finding: Finding
+    statement: str
+    expires: str | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +131,7 @@ class Report:
         versions: of the tool, Python and the libraries that compute.
         complete: False when any work was cut short, skipped by failure, or unreadable.
         findings: what was found, most severe first.
+        suppressed: what was found and accepted by an ignore entry.
         audits: what was and was not checked.
     """
 
@@ -125,4 +147,5 @@ class Report:
     audits: tuple[AuditStatus, ...]
     clock: Clock
     inputs: InputsSummary | None = None
+    suppressed: tuple[Suppressed, ...] = ()
     schema_version: str = SCHEMA_VERSION

@@ -1,0 +1,70 @@
+"""The catalogue of rules: what each identifier in a finding means. Identifiers never change.
+
+BX0xx: the file. BX1xx: sanity of the audit. BX2xx: inputs. BX3xx: the model.
+Taxonomies: CWE, and MITRE ATLAS (``AML.``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from badexpert.findings import Severity
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One kind of finding.
+
+    Attributes:
+        id: stable, and never used again for something else.
+        name: the same for people.
+        title: one sentence.
+        help: what it means and what to do.
+        severity: the usual one; a finding may carry another.
+        taxonomy: CWE and ATLAS identifiers.
+    """
+
+    id: str
+    name: str
+    title: str
+    help: str
+    severity: Severity
+    taxonomy: tuple[str, ...] = ()
+
+
+UNSAFE_FILE = Rule(
+    "BX001",
+    "UnsafeModelFile",
+    "The model file can run code when it is loaded",
+    "The file needs more than tensors to load, so it was refused unread. Ask its author for a "
+    "safetensors file, or for a state dict that torch.load(weights_only=True) accepts.",
+    Severity.CRITICAL,
+    ("CWE-502", "AML.T0011.000", "AML.T0018.002"),
+)
+NEAR_CHANCE = Rule(
+    "BX101",
+    "NearChanceAccuracy",
+    "The model does little better than guessing on the clean set",
+    "Nothing else in the report means much. The commonest cause is preprocessing: check size, "
+    "mean, std and channel order, then the order of the classes.",
+    Severity.LOW,
+)
+FLAGGED_INPUTS = Rule(
+    "BX201",
+    "SuspiciousInputs",
+    "Inputs look as if they carry a backdoor trigger",
+    "The backdoor expert still gives the model's answer on these inputs while it has lost the "
+    "normal task. Look at them, keep them from the model, and find out where they came from.",
+    Severity.HIGH,
+    ("CWE-510", "AML.T0043.004"),
+)
+EXTRACTION_EVIDENCE = Rule(
+    "BX301",
+    "ExtractionEvidence",
+    "What was left of the model when its normal task was tuned away",
+    "Evidence, not a verdict: a backdoor survives this tuning, and so may other shortcuts.",
+    Severity.LOW,
+    ("CWE-506", "AML.T0018.000", "AML.T0020"),
+)
+
+RULES = {rule.id: rule for rule in (UNSAFE_FILE, NEAR_CHANCE, FLAGGED_INPUTS, EXTRACTION_EVIDENCE)}
