@@ -1,0 +1,305 @@
+"""Labelled clean samples: checked against the model, split without overlap, streamed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from badexpert.errors import CleanSetError
+from badexpert.preprocessing import Preprocessing
+from badexpert.sources import Batch, ImageSource, Unreadable, open_source, stream
+from badexpert.sources.arrays import ArraySource
+from badexpert.strata import apportion, choose
+
+TENSOR_BUDGET = 4 << 30
+"""Bytes of pixels that ``CleanSet.tensors`` holds at most."""
+
+_CHUNK = 256
+
+
+def mislabel(labels: Tensor, *, num_classes: int, shift: int = 1) -> Tensor:
+    """The wrong labels that make a backdoor expert: ``(y + shift) mod K``.
+
+    Args:
+        labels: (samples,) int64, the true labels, in 0..K-1.
+        num_classes: K.
+    Raises:
+        ValueError: the shift would leave every label true.
+    Source: Xie et al., ICLR 2024, arXiv:2308.12439, section 3.
+    """
+    if shift % num_classes == 0:
+        raise ValueError(f"shift={shift} changes no label of {num_classes} classes")
+    return (labels + shift) % num_classes
+
+
+@dataclass(frozen=True, eq=False)
+class CleanSet:
+    """A choice of labelled images of one source. Nothing is read until it is asked for.
+
+    Attributes:
+        source: where the images come from.
+        preprocessing: the size and channels that they are brought to.
+        indices: of the images in the source, (samples,) int64, ascending.
+        labels: (samples,) int64, in 0..num_classes-1.
+        num_classes: of the model; the set may lack some of the classes, then a note says so.
+        notes: what a user should know about how the set was understood.
+    """
+
+    source: ImageSource
+    preprocessing: Preprocessing
+    indices: Tensor
+    labels: Tensor
+    num_classes: int
+    notes: tuple[str, ...] = ()
+    _met: dict[str, Unreadable] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def open(
+        cls,
+        spec: str | Path,
+        preprocessing: Preprocessing,
+        *,
+        num_classes: int,
+        root: str | Path | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+        class_index: Mapping[str, int] | None = None,
+    ) -> Self:
+        """Open and check a clean set.
+
+        Args:
+            spec: a path, or a name such as ``sklearn:digits``.
+            num_classes: of the model.
+            root: folder of a torchvision data set.
+            limit: keep at most this many samples, chosen by class with ``seed``.
+            class_index: the model's index of each class name, where the model does not number
+                the classes as the source does.
+        Raises:
+            CleanSetError: missing, unlabelled, empty, of one class only, or with labels that the
+                model does not have.
+        """
+        source = open_source(spec, root=root)
+        whole = cls.from_source(
+            source, preprocessing, num_classes=num_classes, class_index=class_index
+        )
+        return whole if limit is None or limit >= len(whole) else whole.take(limit, seed=seed)
+
+    @classmethod
+    def from_source(
+        cls,
+        source: ImageSource,
+        preprocessing: Preprocessing,
+        *,
+        num_classes: int,
+        class_index: Mapping[str, int] | None = None,
+    ) -> Self:
+        """All images of a source; see ``open``."""
+        if source.labels is None:
+            raise CleanSetError(
+                f"{source.name} has no labels, and a clean set needs them. Give one subfolder a "
+                "class, or a file with a label column"
+            )
+        labels = source.labels if class_index is None else _renumber(source, class_index)
+        _check_labels(source, labels, num_classes, renumbered=class_index is not None)
+        notes = source.notes + _missing_classes(source, labels, num_classes)
+        return cls(source, preprocessing, torch.arange(len(labels)), labels, num_classes, notes)
+
+    @classmethod
+    def from_tensors(cls, pixels: Tensor, labels: Tensor, *, num_classes: int) -> Self:
+        """A clean set from memory.
+
+        Args:
+            pixels: (samples, 1 or 3, height, width), uint8, or floats in [0, 1].
+            labels: (samples,) int64.
+        Raises:
+            CleanSetError: shapes or ranges are wrong, or what ``open`` refuses.
+        """
+        _check_pixels(pixels, labels)
+        pixels = pixels.detach().cpu()
+        if pixels.is_floating_point():
+            pixels = pixels.float()
+        _, channels, height, width = pixels.shape
+        gray = (0.0,) * channels
+        preprocessing = Preprocessing(height, width, channels, mean=gray, std=(1.0,) * channels)
+        array = pixels.permute(0, 2, 3, 1).numpy()
+        source = ArraySource("tensors", "tensor", array, labels.detach().cpu().long())
+        return cls.from_source(source, preprocessing, num_classes=num_classes)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def unreadable(self) -> tuple[Unreadable, ...]:
+        """Images that reading this set, or a part cut from it, has met and could not decode."""
+        return tuple(self._met[item] for item in sorted(self._met))
+
+    def split(self, fraction: float, *, seed: int) -> tuple[Self, Self]:
+        """Two disjoint parts, the first with ``fraction`` of the samples of each class.
+
+        Raises:
+            CleanSetError: a class has fewer than 2 samples.
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(f"fraction must lie between 0 and 1; got {fraction}")
+        counts = self._counts()
+        short = [label for label, count in counts.items() if count < 2]
+        if short:
+            raise CleanSetError(
+                f"class {short[0]} has 1 sample for two parts; each of "
+                f"{len(counts)} classes needs at least 2, and {len(short)} have fewer. "
+                "Add samples, or leave these classes out"
+            )
+        total = min(max(round(fraction * len(self)), len(counts)), len(self) - len(counts))
+        first = choose(self.labels, apportion(counts, total, spare=1), seed=seed)
+        return self._where(first), self._where(~first)
+
+    def take(self, count: int, *, seed: int) -> Self:
+        """A part of ``count`` samples, with the classes in the same proportions.
+
+        Raises:
+            CleanSetError: there are fewer samples, or more classes than ``count``.
+        """
+        counts = self._counts()
+        if not len(counts) <= count <= len(self):
+            raise CleanSetError(
+                f"cannot take {count} of {len(self)} samples with each of {len(counts)} classes "
+                f"in it. Ask for {len(counts)} to {len(self)}"
+            )
+        return self._where(choose(self.labels, apportion(counts, count, spare=0), seed=seed))
+
+    def batches(self, batch_size: int, *, workers: int = 0) -> Iterator[Batch]:
+        """Stream the set in the order of the source, in bounded memory.
+
+        Raises:
+            NothingReadableError: no image can be read.
+        """
+        for batch in stream(
+            self.source,
+            self.preprocessing,
+            batch_size=batch_size,
+            workers=workers,
+            indices=self.indices,
+        ):
+            self._met.update({item.id: item for item in batch.unreadable})
+            yield replace(batch, labels=self._labels_at(batch.indices))
+
+    def tensors(self, *, workers: int = 0, budget: int = TENSOR_BUDGET) -> tuple[Tensor, Tensor]:
+        """All readable images at once, for tuning; the others stand in ``unreadable`` afterwards.
+
+        Args:
+            budget: bytes that the pixels may take.
+        Returns:
+            (samples, channels, height, width), uint8 or float32 in [0, 1], and (samples,) int64.
+        Raises:
+            CleanSetError: the pixels exceed the budget, or fewer than 2 classes are readable.
+        """
+        pixels, labels, filled = torch.empty(0), torch.empty_like(self.labels), 0
+        for batch in self.batches(_CHUNK, workers=workers):
+            if filled == 0:
+                pixels = self._allocate(batch.inputs, budget)
+            end = filled + len(batch.ids)
+            pixels[filled:end] = batch.inputs
+            labels[filled:end] = self._labels_at(batch.indices)
+            filled = end
+        labels = labels[:filled]
+        if len(labels.unique()) < 2:
+            raise CleanSetError(
+                f"{self.source.name}: after {len(self) - filled} unreadable images, only class "
+                f"{int(labels[0])} is left; at least 2 are needed. Mend the files"
+            )
+        return pixels[:filled], labels
+
+    def digest(self) -> str:
+        """sha256 of what was chosen: ids and labels, not pixels, so that it costs no reading."""
+        digest = hashlib.sha256()
+        for index, label in zip(self.indices.tolist(), self.labels.tolist(), strict=True):
+            item = self.source.item_id(index).encode(errors="surrogateescape")
+            digest.update(b"%d:%b=%d;" % (len(item), item, label))
+        return digest.hexdigest()
+
+    def _where(self, chosen: Tensor) -> Self:
+        return replace(self, indices=self.indices[chosen], labels=self.labels[chosen])
+
+    def _labels_at(self, indices: Tensor) -> Tensor:
+        return self.labels[torch.searchsorted(self.indices, indices)]
+
+    def _counts(self) -> dict[int, int]:
+        labels, counts = self.labels.unique(return_counts=True)
+        return dict(zip(labels.tolist(), counts.tolist(), strict=True))
+
+    def _allocate(self, inputs: Tensor, budget: int) -> Tensor:
+        each = inputs[0].numel() * inputs.element_size()
+        if len(self) * each > budget:
+            raise CleanSetError(
+                f"{len(self)} images of {each} bytes need {len(self) * each / 2**30:.1f} GiB, more "
+                f"than {budget / 2**30:.1f} GiB. Use at most limit={budget // each} samples"
+            )
+        return inputs.new_empty((len(self), *inputs.shape[1:]))
+
+
+def _renumber(source: ImageSource, class_index: Mapping[str, int]) -> Tensor:
+    if source.class_names is None or source.labels is None:
+        raise CleanSetError(f"{source.name} names no classes; leave class_index out")
+    unknown = [name for name in source.class_names if name not in class_index]
+    if unknown:
+        raise CleanSetError(
+            f"class_index lacks {len(unknown)} classes of {source.name}, such as {unknown[0]!r}; "
+            "give the model's index of each"
+        )
+    if len(source.labels) and not 0 <= int(source.labels.min()) <= int(source.labels.max()) < len(
+        source.class_names
+    ):
+        raise CleanSetError(f"{source.name} has labels beyond its {len(source.class_names)} names")
+    return torch.tensor([class_index[name] for name in source.class_names])[source.labels]
+
+
+def _check_labels(
+    source: ImageSource, labels: Tensor, num_classes: int, *, renumbered: bool
+) -> None:
+    if len(labels) == 0:
+        raise CleanSetError(f"{source.name} is empty; a clean set needs samples of 2 classes")
+    names = source.class_names or ()
+    if len(names) > num_classes and not renumbered:
+        raise CleanSetError(
+            f"{source.name} has {len(names)} classes ({names[0]} to {names[-1]}), the model has "
+            f"{num_classes}. Check the model, or remove the classes that it does not know"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise CleanSetError(
+            f"{source.name} has labels {low} to {high}, but the model has {num_classes} classes, "
+            f"0 to {num_classes - 1}. Check that data and model belong together"
+        )
+    if low == high:
+        raise CleanSetError(
+            f"{source.name} has samples of class {low} only; a clean set needs at least 2 classes"
+        )
+
+
+def _missing_classes(source: ImageSource, labels: Tensor, num_classes: int) -> tuple[str, ...]:
+    present = len(labels.unique())
+    if present == num_classes:
+        return ()
+    return (f"{source.name} has samples of {present} of the model's {num_classes} classes",)
+
+
+def _check_pixels(pixels: Tensor, labels: Tensor) -> None:
+    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or labels.shape != pixels.shape[:1]:
+        raise CleanSetError(
+            f"pixels of shape {tuple(pixels.shape)} and labels of shape {tuple(labels.shape)}; "
+            "expected (samples, 1 or 3, height, width) and (samples,)"
+        )
+    if pixels.dtype == torch.uint8 or not pixels.numel():
+        return
+    low, high = float(pixels.min()), float(pixels.max())
+    if not pixels.is_floating_point() or not (low >= 0 and high <= 1):
+        raise CleanSetError(
+            f"pixels of {pixels.dtype} from {low:.4g} to {high:.4g}; expected uint8, or floats in "
+            "[0, 1], not normalised"
+        )

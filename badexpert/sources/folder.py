@@ -1,0 +1,89 @@
+"""A folder of images: one subfolder a class, or no classes at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from badexpert.errors import CleanSetError
+from badexpert.sources.base import ImageSource, SourceFormat
+from badexpert.sources.classes import sorted_names
+from badexpert.sources.decoding import looks_like_image
+from badexpert.sources.files import FileSource
+
+
+def open_folder(spec: str, root: Path | None) -> ImageSource:
+    """A folder of image files, at any depth.
+
+    It has labels when every image lies in a subfolder: the subfolders of the first level are the
+    classes, as in torchvision's ImageFolder, empty ones included. Images beside the subfolders
+    make it a folder without labels. Hidden files are passed over; links are followed. A file
+    counts as an image by its suffix or by its first bytes; other files are counted in ``notes``.
+
+    Raises:
+        CleanSetError: no image is there.
+    """
+    folder = Path(spec)
+    images: list[Path] = []
+    others: list[Path] = []
+    for path in _files(folder, ancestors=()):
+        (images if looks_like_image(path) else others).append(path.relative_to(folder))
+    if not images:
+        raise CleanSetError(
+            f"{spec} holds no image ({len(others)} other files); "
+            "give a folder of images, or of class folders with images"
+        )
+    notes = _notes(others)
+    if any(len(path.parts) == 1 for path in images):
+        paths = sorted(path.as_posix() for path in images)
+        return FileSource(spec, folder, paths, notes=notes)
+    classes = sorted_names(path.name for path in folder.iterdir() if _is_class_folder(path))
+    number = {name: index for index, name in enumerate(classes)}
+    ordered = sorted((number[path.parts[0]], path.as_posix()) for path in images)
+    return FileSource(
+        spec,
+        folder,
+        [path for _, path in ordered],
+        labels=torch.tensor([label for label, _ in ordered]),
+        class_names=tuple(classes),
+        notes=notes + _order_note(classes),
+    )
+
+
+def _files(folder: Path, ancestors: tuple[Path, ...]) -> Iterator[Path]:
+    """Every visible file below a folder; a link back to a folder above it is not followed."""
+    here = folder.resolve()
+    if here in ancestors:
+        return
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _files(path, (*ancestors, here))
+        else:
+            yield path
+
+
+def _is_class_folder(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".")
+
+
+def _notes(others: list[Path]) -> tuple[str, ...]:
+    if not others:
+        return ()
+    return (f"{len(others)} files are not images and were left out, such as {min(others)}",)
+
+
+def _order_note(classes: list[str]) -> tuple[str, ...]:
+    if classes == sorted(classes):
+        return ()
+    return ("class folders are numbered by value; torchvision's ImageFolder sorts them as text",)
+
+
+FOLDER = SourceFormat(
+    accepts=lambda spec: Path(spec).is_dir(),
+    open=open_folder,
+    form="a folder of images, or of one subfolder a class",
+)
