@@ -25,8 +25,11 @@ def plain(value: Json) -> Json:
             return value.name.lower()
         case Enum():
             return value.value
-        case None | bool() | int() | str():
+        case None | bool() | int():
             return value
+        case str():
+            # A file name that is not UTF-8 arrives with surrogates, which no encoder takes.
+            return value.encode("utf-8", "backslashreplace").decode("utf-8")
         case float():
             return value if math.isfinite(value) else str(value)
         case Path():
@@ -34,7 +37,7 @@ def plain(value: Json) -> Json:
         case date():
             return value.isoformat()
         case Mapping():
-            return {str(key): plain(item) for key, item in value.items()}
+            return {plain(str(key)): plain(item) for key, item in value.items()}
         case list() | tuple():
             return [plain(item) for item in value]
     if is_dataclass(value) and not isinstance(value, type):

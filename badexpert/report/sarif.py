@@ -103,12 +103,12 @@ def _result(finding: Finding, report: Report, rules: list[Rule]) -> Json:
         }
     }
     if finding.subject is not None:
-        location["logicalLocations"] = [{"fullyQualifiedName": finding.subject}]
+        location["logicalLocations"] = [{"fullyQualifiedName": plain(finding.subject)}]
     return {
         "ruleId": finding.rule,
         "ruleIndex": rules.index(RULES[finding.rule]),
         "level": LEVELS[finding.severity],
-        "message": {"text": finding.message},
+        "message": {"text": plain(finding.message)},
         "locations": [location],
         "partialFingerprints": {FINGERPRINT: _fingerprint(finding, uri)},
         "properties": {
@@ -124,7 +124,7 @@ def _result(finding: Finding, report: Report, rules: list[Rule]) -> Json:
 
 def _suppressed(item: Suppressed, report: Report, rules: list[Rule]) -> Json:
     until = f" (until {item.expires})" if item.expires else ""
-    suppression = {"kind": "external", "justification": item.statement + until}
+    suppression = {"kind": "external", "justification": plain(item.statement + until)}
     return {**_result(item.finding, report, rules), "suppressions": [suppression]}
 
 
@@ -160,11 +160,11 @@ def _sentence(status: AuditStatus) -> str:
 
 
 def _notification(text: str, level: str) -> Json:
-    return {"message": {"text": text}, "level": level}
+    return {"message": {"text": plain(text)}, "level": level}
 
 
 def location_uri(path: str) -> str:
     """The suspect's path as a URI: relative where the path is, percent-encoded."""
     if PurePath(path).is_absolute():
         return PurePath(path).as_uri()
-    return quote(PurePath(path).as_posix())
+    return quote(PurePath(path).as_posix(), errors="surrogateescape")

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from badexpert.findings import Clock, Finding, Json, Severity
+from badexpert.report import FORMATS
 from badexpert.report.json import render
 from badexpert.report.plain import plain
-from tests.reports import full_report
+from tests.reports import flagged_finding, full_report
 
 JSON_VALUES = st.recursive(
     st.none()
@@ -60,6 +61,14 @@ def test_a_number_that_json_cannot_say_becomes_a_word() -> None:
 
 def test_paths_are_written_the_same_on_every_system() -> None:
     assert plain(Path("a") / "b") == "a/b"
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_a_file_name_that_is_not_utf8_can_be_written(name: str) -> None:
+    broken = b"bad\xff.pt".decode("utf-8", "surrogateescape")
+    finding = flagged_finding(subject=broken, message=broken, evidence={broken: broken})
+    report = full_report(suspect={"path": broken}, findings=(finding,))
+    json.loads(FORMATS[name](report).encode("utf-8"))
 
 
 def test_an_unknown_type_is_an_error_that_names_it() -> None:

@@ -1,0 +1,97 @@
+"""Options that several commands share; each stands for a dotted key of the configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+MODEL = "The suspect"
+DATA = "Data"
+RUN = "The run"
+OUTPUT = "Output and gate"
+
+Suspect = Annotated[
+    str | None,
+    typer.Argument(
+        show_default=False, help="The model: a file, a folder, or hf:ORG/NAME@REVISION."
+    ),
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=MODEL,
+        help="timm:NAME, torchvision:NAME, or python:package.module:factory.",
+    ),
+]
+NumClasses = Annotated[
+    int | None, typer.Option(rich_help_panel=MODEL, help="Where the file does not tell.")
+]
+Clean = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=DATA,
+        help="Clean labeled samples: a folder, parquet, npz, sklearn:digits, torchvision:NAME.",
+    ),
+]
+CleanRoot = Annotated[
+    str | None, typer.Option(rich_help_panel=DATA, help="Folder of torchvision: data.")
+]
+Limit = Annotated[
+    int | None, typer.Option(rich_help_panel=DATA, help="Use at most so many clean samples.")
+]
+Fpr = Annotated[
+    float | None,
+    typer.Option(rich_help_panel=DATA, help="Share of clean inputs that may be flagged."),
+]
+Device = Annotated[str | None, typer.Option(rich_help_panel=RUN, help="auto, cpu, cuda or cuda:N.")]
+Seed = Annotated[int | None, typer.Option(rich_help_panel=RUN, help="Root of all randomness.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(rich_help_panel=RUN, help="Configuration file, read instead of a project file."),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", rich_help_panel=RUN, help="Only warnings on stderr.")
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", rich_help_panel=RUN, help="Details on stderr.")
+]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        "-f",
+        rich_help_panel=OUTPUT,
+        metavar="NAME[=PATH]",
+        help="text, json or sarif; may be given several times, with a file each.",
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", rich_help_panel=OUTPUT, help="File, instead of stdout."),
+]
+FailOn = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=OUTPUT,
+        help="Least severity that fails the run: none, low, medium, high or critical.",
+    ),
+]
+AllowInconclusive = Annotated[
+    bool | None,
+    typer.Option(
+        "--allow-inconclusive", rich_help_panel=OUTPUT, help="An open verdict is no failure."
+    ),
+]
+ExitZero = Annotated[
+    bool | None,
+    typer.Option(
+        "--exit-zero", rich_help_panel=OUTPUT, help="Only report: findings do not fail the run."
+    ),
+]
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """Flags that the user gave, by dotted key: ``model__arch="x"`` becomes ``model.arch``."""
+    return {key.replace("__", "."): value for key, value in values.items() if value is not None}
