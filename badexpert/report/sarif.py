@@ -130,9 +130,8 @@ def _suppressed(item: Suppressed, report: Report, rules: list[Rule]) -> Json:
 
 def _fingerprint(finding: Finding, uri: str) -> str:
     """Of rule and place only, so that a second run with other scores finds its alert again."""
-    return hashlib.sha256(
-        "\0".join((finding.rule, uri, finding.subject or "")).encode()
-    ).hexdigest()
+    place = "\0".join((finding.rule, uri, plain(finding.subject or "")))
+    return hashlib.sha256(place.encode()).hexdigest()
 
 
 def _artifact(report: Report) -> Json:
