@@ -1,0 +1,50 @@
+"""``hf:ORG/NAME@REVISION``: configuration and safetensors of a model on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from badexpert.errors import ModelLoadError
+
+PREFIX = "hf:"
+_PATTERNS = ("config.json", "*.safetensors", "*.safetensors.index.json")
+"""No pickle and no code is ever fetched."""
+_REFERENCE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+
+
+def fetch(source: str) -> Path:
+    """The local folder of a model on the hub, fetched if it is not in the cache.
+
+    Args:
+        source: ``hf:ORG/NAME`` or ``hf:ORG/NAME@REVISION``.
+    Raises:
+        ModelLoadError: malformed, not found, or neither cached nor reachable.
+    """
+    match = _REFERENCE.fullmatch(source.removeprefix(PREFIX))
+    if match is None:
+        raise ModelLoadError(f"{source!r} is not understood; write hf:ORG/NAME@REVISION")
+    try:
+        folder = snapshot_download(
+            match["repository"], revision=match["revision"], allow_patterns=list(_PATTERNS)
+        )
+    except LocalEntryNotFoundError as error:
+        raise ModelLoadError(
+            f"{source} is not in the local cache and the hub cannot be reached. Fetch it on a "
+            "machine with a network, or give the path of a downloaded folder"
+        ) from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ModelLoadError(
+            f"{source} cannot be fetched: {str(error).splitlines()[0][:300]}. "
+            "Check organisation, name and revision, and whether a token is needed"
+        ) from error
+    path = Path(folder)
+    if not any(path.rglob("*.safetensors")):
+        raise ModelLoadError(
+            f"{source} has no safetensors, and nothing else is fetched from the hub. "
+            "Use a revision with safetensors, or download the file and give its path"
+        )
+    return path
