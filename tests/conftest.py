@@ -24,5 +24,5 @@ def pytest_terminal_summary(
     for mark in COUNTED:
         if counts[mark]:
             terminalreporter.write_line(
-                f"{counts[mark]} tests marked {mark} were deselected; run them with -m {mark}"
+                f"deselected: {counts[mark]} marked {mark}; run them with -m {mark}"
             )
