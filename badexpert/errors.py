@@ -15,6 +15,10 @@ class ModelLoadError(BadExpertError):
     """A model file could not be understood, or was refused as unsafe."""
 
 
+class UnsafeModelError(ModelLoadError):
+    """A model file was refused because reading it in full would run code from it."""
+
+
 class CleanSetError(BadExpertError):
     """The clean samples are missing, too few, or unreadable."""
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 ChannelOrder = Literal["rgb", "bgr"]
@@ -54,16 +54,19 @@ class Preprocessing:
 class PreprocessingOverrides:
     """What a user states about preprocessing; None leaves a value to the model's own configuration.
 
-    Attributes:
-        size: of the model's input in pixels: one number for a square, or (height, width).
-
-    The other attributes mean what they mean in ``Preprocessing``.
+    The attributes mean what they mean in ``Preprocessing``.
     """
 
-    size: int | tuple[int, int] | None = None
+    height: int | None = None
+    width: int | None = None
     channels: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     interpolation: Interpolation | None = None
     crop_share: float | None = None
     channel_order: ChannelOrder | None = None
+
+    def stated(self) -> dict[str, Any]:
+        """The fields that were given."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}

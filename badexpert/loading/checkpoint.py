@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from badexpert.errors import ModelLoadError
+from badexpert.errors import ModelLoadError, UnsafeModelError
 from badexpert.loading.files import ModelFiles
 from badexpert.loading.safetensors_file import load_safetensors
 from badexpert.loading.sniff import FileFormat, refuse, sniff
@@ -156,7 +156,7 @@ def _named_tensors(mapping: Mapping[object, object]) -> Iterator[tuple[str, Tens
 def _refuse_pickle(path: Path) -> ModelLoadError:
     error = refuse(path, FileFormat.PICKLE)
     reasons = "; ".join(judge_bare_pickle(path)[:5])
-    return ModelLoadError(f"{error}. What was found in it: {reasons}") if reasons else error
+    return UnsafeModelError(f"{error}. What was found in it: {reasons}") if reasons else error
 
 
 def _check_index(files: ModelFiles, merged: Mapping[str, Tensor]) -> None:

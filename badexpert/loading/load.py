@@ -24,13 +24,10 @@ from badexpert.loading.fitting import compare, strip_prefixes
 from badexpert.loading.folder import configured_architecture
 from badexpert.loading.inference import infer_arguments
 from badexpert.loading.nearest import suggestion
-from badexpert.loading.preprocess import (
-    PreprocessingOverrides,
-    SettledPreprocessing,
-    settle_preprocessing,
-)
+from badexpert.loading.preprocess import SettledPreprocessing, settle_preprocessing
 from badexpert.models.origin import Origin, count_parameters, digest_file, digest_together
 from badexpert.models.vision import VisionSuspect
+from badexpert.preprocessing import PreprocessingOverrides
 
 
 def load_suspect(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import timm
@@ -18,29 +18,10 @@ from badexpert.loading.architecture import (
     TorchvisionArchitecture,
 )
 from badexpert.models.origin import PreprocessingSource
-from badexpert.preprocessing import ChannelOrder, Interpolation, Preprocessing
+from badexpert.preprocessing import Interpolation, Preprocessing, PreprocessingOverrides
 
 _TELLING = ("height", "width", "mean", "std")
 """The fields whose wrong value ruins a model's accuracy."""
-
-
-@dataclass(frozen=True)
-class PreprocessingOverrides:
-    """What the user states about the preprocessing; None leaves a field to other sources."""
-
-    height: int | None = None
-    width: int | None = None
-    channels: int | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    interpolation: Interpolation | None = None
-    crop_share: float | None = None
-    channel_order: ChannelOrder | None = None
-
-    def stated(self) -> dict[str, Any]:
-        """The fields that were given."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import torch
 
-from badexpert.errors import ModelLoadError
+from badexpert.errors import ModelLoadError, UnsafeModelError
 from badexpert.loading.archive import Archive, Member, open_archive
 from badexpert.loading.pickles import hidden_imports, objections_to, scan_chain
 from badexpert.loading.pickles import objections as pickle_objections
@@ -36,7 +36,8 @@ def load_torch_file(path: Path, kind: FileFormat) -> object:
     Args:
         kind: TORCH_ZIP or TORCH_LEGACY, as sniffed.
     Raises:
-        ModelLoadError: the file is refused as unsafe, with every reason, or it is damaged.
+        UnsafeModelError: the file is refused, with every reason.
+        ModelLoadError: it is damaged.
     """
     if kind is FileFormat.TORCH_ZIP:
         mappable = judge_zip(path)
@@ -56,7 +57,8 @@ def judge_zip(path: Path) -> bool:
     Returns:
         Whether its tensors may be mapped into memory as they stand in the file.
     Raises:
-        ModelLoadError: it is unsafe, damaged, or no checkpoint.
+        UnsafeModelError: it is unsafe.
+        ModelLoadError: it is damaged, or no checkpoint.
     """
     with open_archive(path) as archive:
         names = [member.name for member in archive.members]
@@ -76,7 +78,8 @@ def judge_legacy(path: Path) -> None:
     """Refuse a legacy checkpoint whose pickles hold anything that plain tensors do not need.
 
     Raises:
-        ModelLoadError: it is unsafe or damaged.
+        UnsafeModelError: it is unsafe.
+        ModelLoadError: it is damaged.
     """
     reasons = []
     for offset, scan in scan_chain(_bounded_head(path), limit=_LEGACY_PICKLES):
@@ -127,10 +130,10 @@ def _is_main_pickle(name: str) -> bool:
     return name.count("/") == 1 and name.endswith("/data.pkl")
 
 
-def _unsafe(path: Path, reasons: list[str], most: int = 8) -> ModelLoadError:
+def _unsafe(path: Path, reasons: list[str], most: int = 8) -> UnsafeModelError:
     shown = "; ".join(reasons[:most])
     more = f"; and {len(reasons) - most} more" if len(reasons) > most else ""
-    return ModelLoadError(f"{path} is refused: {shown}{more}. {_ADVICE}")
+    return UnsafeModelError(f"{path} is refused: {shown}{more}. {_ADVICE}")
 
 
 def _bounded_head(path: Path) -> bytes:

@@ -60,7 +60,7 @@ def test_every_kind_of_value_is_read_from_toml(tmp_path: Path) -> None:
         [model]
         arch = "timm:vit_tiny_patch16_224"
         arch_args = {img_size = 32, dims = [1, 2]}
-        preprocessing = {size = [28, 32], mean = [0.5], interpolation = "bicubic"}
+        preprocessing = {height = 28, width = 32, mean = [0.5], interpolation = "bicubic"}
         [report]
         formats = ["text", "sarif=a.sarif"]
         [[ignore]]
@@ -71,7 +71,7 @@ def test_every_kind_of_value_is_read_from_toml(tmp_path: Path) -> None:
         """,
     ).config
     assert config.model.arch_args == {"img_size": 32, "dims": [1, 2]}
-    assert config.model.preprocessing.size == (28, 32)
+    assert config.model.preprocessing.width == 32
     assert config.model.preprocessing.mean == (0.5,)
     assert config.report.formats == ("text", "sarif=a.sarif")
     assert config.ignore == (
