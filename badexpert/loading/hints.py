@@ -47,8 +47,35 @@ class Hint:
     preprocessing: Preprocessing | None = None
 
 
+class BalancedSample:
+    """A few inputs of every class out of a stream.
+
+    Clean folders come sorted by class, and on a single class a network that always gives the same
+    answer looks perfect.
+    """
+
+    def __init__(self, num_classes: int, size: int = SAMPLE_SIZE) -> None:
+        self._per_class = max(size // num_classes, 1)
+        self._room = size
+        self._taken: Counter[int] = Counter()
+        self._inputs: list[Tensor] = []
+        self._labels: list[int] = []
+
+    def add(self, inputs: Tensor, labels: Tensor) -> None:
+        """Take from a batch what is still wanted."""
+        for pixels, label in zip(inputs, labels.tolist(), strict=True):
+            if self._taken[label] < self._per_class and len(self._labels) < self._room:
+                self._taken[label] += 1
+                self._inputs.append(pixels.clone())
+                self._labels.append(label)
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """(samples, channels, height, width) inputs and (samples,) labels."""
+        return torch.stack(self._inputs), torch.tensor(self._labels)
+
+
 def preprocessing_hints(suspect: VisionSuspect, inputs: Tensor, labels: Tensor) -> tuple[Hint, ...]:
-    """The best alternative preprocessing on one batch, if it is clearly better than the current.
+    """The best alternative preprocessing on a sample, if clearly better than the current one.
 
     Args:
         inputs: (samples, channels, height, width) pixels, of all classes alike.
