@@ -252,11 +252,14 @@ def _renumber(source: ImageSource, class_index: Mapping[str, int]) -> Tensor:
             f"class_index lacks {len(unknown)} classes of {source.name}, such as {unknown[0]!r}; "
             "give the model's index of each"
         )
-    if len(source.labels) and not 0 <= int(source.labels.min()) <= int(source.labels.max()) < len(
-        source.class_names
-    ):
-        raise CleanSetError(f"{source.name} has labels beyond its {len(source.class_names)} names")
-    return torch.tensor([class_index[name] for name in source.class_names])[source.labels]
+    named = (source.labels >= 0) & (source.labels < len(source.class_names))
+    if not bool(named.all()):
+        raise CleanSetError(
+            f"{source.name} has the label {int(source.labels[~named][0])} but only "
+            f"{len(source.class_names)} class names. Mend its labels, or leave class_index out"
+        )
+    numbers = [class_index[name] for name in source.class_names]
+    return torch.tensor(numbers, dtype=torch.int64)[source.labels]
 
 
 def _check_labels(

@@ -41,12 +41,17 @@ def open_source(spec: str | Path, *, root: str | Path | None = None) -> ImageSou
         CleanSetError: nothing is there, or no format knows it.
     """
     text = str(spec)
-    source_format = next((entry for entry in SOURCES.values() if entry.accepts(text)), None)
-    if source_format is None:
-        raise _unknown(text)
-    if root is not None and not source_format.takes_root:
-        raise CleanSetError(f"{text} takes no root folder; got root={root}. Leave it out")
-    return source_format.open(text, None if root is None else Path(root))
+    try:
+        source_format = next((entry for entry in SOURCES.values() if entry.accepts(text)), None)
+        if source_format is None:
+            raise _unknown(text)
+        if root is not None and not source_format.takes_root:
+            raise CleanSetError(f"{text} takes no root folder; got root={root}. Leave it out")
+        return source_format.open(text, None if root is None else Path(root))
+    except OSError as error:
+        raise CleanSetError(
+            f"{text} cannot be opened: {error.strerror or error}. Check path and permissions"
+        ) from error
 
 
 def _unknown(spec: str) -> CleanSetError:

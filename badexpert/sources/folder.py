@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,22 +27,21 @@ def open_folder(spec: str, root: Path | None) -> ImageSource:
         CleanSetError: no image is there.
     """
     folder = Path(spec)
-    images: list[Path] = []
-    others: list[Path] = []
-    for path in _files(folder, ancestors=()):
-        (images if looks_like_image(path) else others).append(path.relative_to(folder))
+    images: list[str] = []
+    others: list[str] = []
+    for path in _files(folder, "", ancestors=()):
+        (images if looks_like_image(folder / path) else others).append(path)
     if not images:
         raise CleanSetError(
             f"{spec} holds no image ({len(others)} other files); "
             "give a folder of images, or of class folders with images"
         )
     notes = _notes(others)
-    if any(len(path.parts) == 1 for path in images):
-        paths = sorted(path.as_posix() for path in images)
-        return FileSource(spec, folder, paths, notes=notes)
+    if any("/" not in path for path in images):
+        return FileSource(spec, folder, sorted(images), notes=notes)
     classes = sorted_names(path.name for path in folder.iterdir() if _is_class_folder(path))
     number = {name: index for index, name in enumerate(classes)}
-    ordered = sorted((number[path.parts[0]], path.as_posix()) for path in images)
+    ordered = sorted((number[path.partition("/")[0]], path) for path in images)
     return FileSource(
         spec,
         folder,
@@ -52,25 +52,27 @@ def open_folder(spec: str, root: Path | None) -> ImageSource:
     )
 
 
-def _files(folder: Path, ancestors: tuple[Path, ...]) -> Iterator[Path]:
+def _files(folder: Path, prefix: str, ancestors: tuple[Path, ...]) -> Iterator[str]:
     """Every visible file below a folder; a link back to a folder above it is not followed."""
     here = folder.resolve()
     if here in ancestors:
         return
-    for path in folder.iterdir():
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _files(path, (*ancestors, here))
-        else:
-            yield path
+    # Unlike Path.iterdir, it knows without another system call which entries are folders.
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _files(folder / entry.name, f"{prefix}{entry.name}/", (*ancestors, here))
+            else:
+                yield prefix + entry.name
 
 
 def _is_class_folder(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith(".")
 
 
-def _notes(others: list[Path]) -> tuple[str, ...]:
+def _notes(others: list[str]) -> tuple[str, ...]:
     if not others:
         return ()
     return (f"{len(others)} files are not images and were left out, such as {min(others)}",)

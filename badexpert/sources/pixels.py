@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def to_pixels(raw: RawImage, preprocessing: Preprocessing) -> Tensor:
         (channels, height, width), uint8; float32 in [0, 1] for a float array, so that a faint
         trigger is not rounded away.
     Raises:
-        ValueError: the mode or the shape cannot be turned into pixels.
+        ValueError: the mode, the shape or the proportions cannot be turned into pixels.
     """
     if isinstance(raw, np.ndarray):
         if raw.ndim == 2:
@@ -99,26 +100,18 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _fit(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Resize and centre-crop in one step: only the pixels that stay are ever computed.
-
-    The shorter side fills the frame, so a long thin image would else grow without bound.
-    """
     target = (preprocessing.width, preprocessing.height)
     if image.size == target:
         return image
     width, height = image.size
     across, down = (int(side / preprocessing.crop_share) for side in target)
     if across * height >= down * width:
-        resized = (across, int(across * height / width))
+        down = int(across * height / width)
     else:
-        resized = (int(down * width / height), down)
-    left, right = _cut(width, resized[0], preprocessing.width)
-    top, bottom = _cut(height, resized[1], preprocessing.height)
-    box = (left, top, right, bottom)
-    return image.resize(target, FILTERS[preprocessing.interpolation], box=box)
-
-
-def _cut(old: int, new: int, kept: int) -> tuple[float, float]:
-    """Where the ``kept`` pixels in the middle of ``new`` come from, in the ``old`` pixels."""
-    start = round((new - kept) / 2)
-    return start * old / new, (start + kept) * old / new
+        across = int(down * width / height)
+    if across * down > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise ValueError(f"{width}x{height} pixels; too long and thin to scale")
+    if image.size != (across, down):
+        image = image.resize((across, down), FILTERS[preprocessing.interpolation])
+    left, top = round((across - target[0]) / 2), round((down - target[1]) / 2)
+    return image.crop((left, top, left + target[0], top + target[1]))
