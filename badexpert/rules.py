@@ -49,6 +49,14 @@ NEAR_CHANCE = Rule(
     "mean, std and channel order, then the order of the classes.",
     Severity.LOW,
 )
+BETTER_SETTING = Rule(
+    "BX102",
+    "BetterSetting",
+    "Another preprocessing or class order does clearly better",
+    "The model was probably trained with other settings than it was loaded with. Give the better "
+    "ones, by flag or in the configuration, and run again.",
+    Severity.LOW,
+)
 FLAGGED_INPUTS = Rule(
     "BX201",
     "SuspiciousInputs",
@@ -67,4 +75,7 @@ EXTRACTION_EVIDENCE = Rule(
     ("CWE-506", "AML.T0018.000", "AML.T0020"),
 )
 
-RULES = {rule.id: rule for rule in (UNSAFE_FILE, NEAR_CHANCE, FLAGGED_INPUTS, EXTRACTION_EVIDENCE)}
+RULES = {
+    rule.id: rule
+    for rule in (UNSAFE_FILE, NEAR_CHANCE, BETTER_SETTING, FLAGGED_INPUTS, EXTRACTION_EVIDENCE)
+}

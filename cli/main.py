@@ -11,7 +11,7 @@ import typer
 
 from badexpert.version import VERSION
 
-from . import config, console, exits
+from . import config, console, exits, inspect
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command(epilog=exits.HELP)(inspect.inspect)
 app.add_typer(config.app, name="config")
 
 

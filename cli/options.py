@@ -28,6 +28,22 @@ Arch = Annotated[
 NumClasses = Annotated[
     int | None, typer.Option(rich_help_panel=MODEL, help="Where the file does not tell.")
 ]
+Size = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=MODEL, metavar="N|HxW", help="Input size in pixels."),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=MODEL, metavar="X[,X,X]", help="Of each channel, where white is 1."
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=MODEL, metavar="X[,X,X]", help="Of each channel, where white is 1."
+    ),
+]
 Clean = Annotated[
     str | None,
     typer.Option(
@@ -95,3 +111,24 @@ ExitZero = Annotated[
 def given(**values: Any) -> dict[str, Any]:
     """Flags that the user gave, by dotted key: ``model__arch="x"`` becomes ``model.arch``."""
     return {key.replace("__", "."): value for key, value in values.items() if value is not None}
+
+
+def given_model(
+    source: str | None,
+    arch: str | None,
+    num_classes: int | None,
+    size: str | None,
+    mean: str | None,
+    std: str | None,
+) -> dict[str, Any]:
+    """The flags about the suspect, by dotted key."""
+    height, _, width = (size or "").partition("x")
+    return given(
+        model__source=source,
+        model__arch=arch,
+        model__num_classes=num_classes,
+        model__preprocessing__height=height or None,
+        model__preprocessing__width=(width or height) or None,
+        model__preprocessing__mean=mean.split(",") if mean else None,
+        model__preprocessing__std=std.split(",") if std else None,
+    )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -115,12 +116,15 @@ def _findings(findings: Iterable[Finding]) -> Iterator[RenderableType]:
     for finding in findings:
         empty = False
         head = Text("  ").append(finding.severity.name.lower(), SEVERITY_STYLES[finding.severity])
-        head.append(f"  {finding.rule}  {RULES[finding.rule].title}")
-        yield head
-        yield Text(printable(f"    {finding.message}"))
-        yield from (Text(printable(f"    {line}"), "dim") for line in _numbers(finding))
+        yield head.append(f"  {finding.rule}  {RULES[finding.rule].title}")
+        yield _indented(finding.message)
+        yield from (_indented(line, "dim") for line in _numbers(finding))
     if empty:
         yield Text("  none")
+
+
+def _indented(words: str, style: str = "") -> Padding:
+    return Padding(Text(printable(words), style), (0, 0, 0, 4))
 
 
 def _numbers(finding: Finding) -> Iterator[str]:

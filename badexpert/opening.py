@@ -1,0 +1,68 @@
+"""From a configuration to the objects it names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from badexpert.cleanset import CleanSet
+from badexpert.config import ScanConfig
+from badexpert.errors import ConfigError, UnsafeModelError
+from badexpert.findings import Report
+from badexpert.inspection_report import refusal_report
+from badexpert.loading import load_suspect
+from badexpert.models.vision import VisionSuspect
+from badexpert.runtime import RunContext
+
+
+def open_suspect(config: ScanConfig, context: RunContext) -> VisionSuspect:
+    """The model that the configuration names.
+
+    Raises:
+        ConfigError: it names none.
+        ModelLoadError: see ``load_suspect``.
+    """
+    model = config.model
+    if model.source is None:
+        raise ConfigError("no model was given; name one on the command line or in model.source")
+    return load_suspect(
+        model.source,
+        arch=model.arch,
+        arch_args=model.arch_args,
+        num_classes=model.num_classes,
+        preprocessing=model.preprocessing,
+        device=context.device,
+    )
+
+
+def open_clean_set(config: ScanConfig, suspect: VisionSuspect) -> CleanSet:
+    """The clean set that the configuration names, in the shape that the suspect takes.
+
+    Raises:
+        ConfigError: it names none.
+        CleanSetError: see ``CleanSet.open``.
+    """
+    clean = config.clean
+    if clean.source is None:
+        raise ConfigError("no clean samples were given; say --clean, or set clean.source")
+    return CleanSet.open(
+        clean.source,
+        suspect.preprocessing,
+        num_classes=suspect.num_classes,
+        root=clean.root,
+        limit=clean.limit,
+        seed=config.seed,
+    )
+
+
+def audited(
+    command: str,
+    config: ScanConfig,
+    context: RunContext,
+    audit: Callable[[VisionSuspect], Report],
+) -> Report:
+    """Open the suspect and audit it; a file refused as unsafe is a finding, not an error."""
+    try:
+        suspect = open_suspect(config, context)
+    except UnsafeModelError as error:
+        return refusal_report(command, str(config.model.source), error, config=config)
+    return audit(suspect)
