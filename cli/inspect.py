@@ -18,6 +18,7 @@ def inspect(
     arch: options.Arch = None,
     num_classes: options.NumClasses = None,
     size: options.Size = None,
+    channels: options.Channels = None,
     mean: options.Mean = None,
     std: options.Std = None,
     clean: options.Clean = None,
@@ -36,7 +37,7 @@ def inspect(
 
     An open verdict is no failure here: nothing looks for a backdoor yet.
     """
-    flags = options.given_model(suspect, arch, num_classes, size, mean, std)
+    flags = options.given_model(suspect, arch, num_classes, size, channels, mean, std)
     flags |= options.given(
         clean__source=clean,
         clean__root=root,

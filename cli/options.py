@@ -32,6 +32,9 @@ Size = Annotated[
     str | None,
     typer.Option(rich_help_panel=MODEL, metavar="N|HxW", help="Input size in pixels."),
 ]
+Channels = Annotated[
+    int | None, typer.Option(rich_help_panel=MODEL, help="1 or 3, where the tensors do not tell.")
+]
 Mean = Annotated[
     str | None,
     typer.Option(
@@ -118,6 +121,7 @@ def given_model(
     arch: str | None,
     num_classes: int | None,
     size: str | None,
+    channels: int | None,
     mean: str | None,
     std: str | None,
 ) -> dict[str, Any]:
@@ -129,6 +133,7 @@ def given_model(
         model__num_classes=num_classes,
         model__preprocessing__height=height or None,
         model__preprocessing__width=(width or height) or None,
+        model__preprocessing__channels=channels,
         model__preprocessing__mean=mean.split(",") if mean else None,
         model__preprocessing__std=std.split(",") if std else None,
     )
