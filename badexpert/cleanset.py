@@ -11,6 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from badexpert.cleanchecks import check_labels, check_pixels, missing_classes, renumber
 from badexpert.errors import CleanSetError
 from badexpert.preprocessing import Preprocessing
 from badexpert.sources import Batch, ImageSource, Unreadable, open_source, stream
@@ -105,9 +106,9 @@ class CleanSet:
                 f"{source.name} has no labels, and a clean set needs them. Give one subfolder a "
                 "class, or a file with a label column"
             )
-        labels = source.labels if class_index is None else _renumber(source, class_index)
-        _check_labels(source, labels, num_classes, renumbered=class_index is not None)
-        notes = source.notes + _missing_classes(source, labels, num_classes)
+        labels = source.labels if class_index is None else renumber(source, class_index)
+        check_labels(source, labels, num_classes, renumbered=class_index is not None)
+        notes = source.notes + missing_classes(source, labels, num_classes)
         return cls(source, preprocessing, torch.arange(len(labels)), labels, num_classes, notes)
 
     @classmethod
@@ -120,7 +121,7 @@ class CleanSet:
         Raises:
             CleanSetError: shapes or ranges are wrong, or what ``open`` refuses.
         """
-        _check_pixels(pixels, labels)
+        check_pixels(pixels, labels)
         pixels = pixels.detach().cpu()
         if pixels.is_floating_point():
             pixels = pixels.float()
@@ -241,68 +242,3 @@ class CleanSet:
                 f"than {budget / 2**30:.1f} GiB. Use at most limit={budget // each} samples"
             )
         return inputs.new_empty((len(self), *inputs.shape[1:]))
-
-
-def _renumber(source: ImageSource, class_index: Mapping[str, int]) -> Tensor:
-    if source.class_names is None or source.labels is None:
-        raise CleanSetError(f"{source.name} names no classes; leave class_index out")
-    unknown = [name for name in source.class_names if name not in class_index]
-    if unknown:
-        raise CleanSetError(
-            f"class_index lacks {len(unknown)} classes of {source.name}, such as {unknown[0]!r}; "
-            "give the model's index of each"
-        )
-    named = (source.labels >= 0) & (source.labels < len(source.class_names))
-    if not bool(named.all()):
-        raise CleanSetError(
-            f"{source.name} has the label {int(source.labels[~named][0])} but only "
-            f"{len(source.class_names)} class names. Mend its labels, or leave class_index out"
-        )
-    numbers = [class_index[name] for name in source.class_names]
-    return torch.tensor(numbers, dtype=torch.int64)[source.labels]
-
-
-def _check_labels(
-    source: ImageSource, labels: Tensor, num_classes: int, *, renumbered: bool
-) -> None:
-    if len(labels) == 0:
-        raise CleanSetError(f"{source.name} is empty; a clean set needs samples of 2 classes")
-    names = source.class_names or ()
-    if len(names) > num_classes and not renumbered:
-        raise CleanSetError(
-            f"{source.name} has {len(names)} classes ({names[0]} to {names[-1]}), the model has "
-            f"{num_classes}. Check the model, or remove the classes that it does not know"
-        )
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
-        raise CleanSetError(
-            f"{source.name} has labels {low} to {high}, but the model has {num_classes} classes, "
-            f"0 to {num_classes - 1}. Check that data and model belong together"
-        )
-    if low == high:
-        raise CleanSetError(
-            f"{source.name} has samples of class {low} only; a clean set needs at least 2 classes"
-        )
-
-
-def _missing_classes(source: ImageSource, labels: Tensor, num_classes: int) -> tuple[str, ...]:
-    present = len(labels.unique())
-    if present == num_classes:
-        return ()
-    return (f"{source.name} has samples of {present} of the model's {num_classes} classes",)
-
-
-def _check_pixels(pixels: Tensor, labels: Tensor) -> None:
-    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or labels.shape != pixels.shape[:1]:
-        raise CleanSetError(
-            f"pixels of shape {tuple(pixels.shape)} and labels of shape {tuple(labels.shape)}; "
-            "expected (samples, 1 or 3, height, width) and (samples,)"
-        )
-    if pixels.dtype == torch.uint8 or not pixels.numel():
-        return
-    low, high = float(pixels.min()), float(pixels.max())
-    if not pixels.is_floating_point() or not (low >= 0 and high <= 1):
-        raise CleanSetError(
-            f"pixels of {pixels.dtype} from {low:.4g} to {high:.4g}; expected uint8, or floats in "
-            "[0, 1], not normalised"
-        )
