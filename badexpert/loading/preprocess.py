@@ -57,7 +57,7 @@ def settle_preprocessing(
     configured = _from_timm(_timm_section(config), channels) if config else {}
     stated = {**configured, **_size(arguments.get("img_size")), **overrides.stated()}
     defaults = _defaults(architecture, channels)
-    if _shape(stated) != _shape({**stated, **defaults}):
+    if _shape({**defaults, **stated}) != _shape(defaults):
         # The default crop belongs to the default size: 224 of 256 pixels of a photograph.
         defaults.pop("crop_share", None)
     values: dict[str, Any] = {"channels": channels, **_NEUTRAL, **_plain(channels), **defaults}
