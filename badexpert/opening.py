@@ -12,6 +12,7 @@ from badexpert.inspection_report import refusal_report
 from badexpert.loading import load_suspect
 from badexpert.models.vision import VisionSuspect
 from badexpert.runtime import RunContext
+from badexpert.sources import ImageSource, open_source
 
 
 def open_suspect(config: ScanConfig, context: RunContext) -> VisionSuspect:
@@ -52,6 +53,15 @@ def open_clean_set(config: ScanConfig, suspect: VisionSuspect) -> CleanSet:
         limit=clean.limit,
         seed=config.seed,
     )
+
+
+def open_inputs(config: ScanConfig) -> ImageSource | None:
+    """The inputs to score that the configuration names, if it names any.
+
+    Raises:
+        CleanSetError: see ``open_source``.
+    """
+    return None if config.inputs.source is None else open_source(config.inputs.source)
 
 
 def audited(

@@ -60,6 +60,10 @@ CleanRoot = Annotated[
 Limit = Annotated[
     int | None, typer.Option(rich_help_panel=DATA, help="Use at most so many clean samples.")
 ]
+Inputs = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=DATA, help="Inputs to score; labels are not needed."),
+]
 Fpr = Annotated[
     float | None,
     typer.Option(rich_help_panel=DATA, help="Share of clean inputs that may be flagged."),
