@@ -74,18 +74,69 @@ class InputsConfig:
 
 
 @dataclass(frozen=True)
+class PaperConfig:
+    """The settings that the paper's authors give by hand, per data set and architecture.
+
+    Attributes:
+        expert_lr: of Adam, for the backdoor expert.
+        expert_epochs: passes over the mislabeled samples.
+        expert_batch_size: samples a step.
+        auxiliary_lr: of SGD at the start.
+        auxiliary_decay: factor at epochs 2, 4, 6 and 8.
+        auxiliary_epochs: passes over the clean samples.
+        auxiliary_batch_size: samples a step.
+        slope: of the decision boundary.
+        crop: pixels of padding for random crops.
+        flip: mirror half of the images.
+    """
+
+    expert_lr: float = 1e-4
+    expert_epochs: int = 1
+    expert_batch_size: int = 128
+    auxiliary_lr: float = 0.1
+    auxiliary_decay: float = 0.1
+    auxiliary_epochs: int = 10
+    auxiliary_batch_size: int = 64
+    slope: float = 0.5
+    crop: int = 4
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("expert_lr", "auxiliary_lr", "auxiliary_decay", "slope"):
+            value = getattr(self, name)
+            _require(value > 0, f"{name} must be positive", value)
+        for name in (
+            "expert_epochs",
+            "expert_batch_size",
+            "auxiliary_epochs",
+            "auxiliary_batch_size",
+        ):
+            value = getattr(self, name)
+            _require(value > 0, f"{name} must be positive", value)
+        _require(self.crop >= 0, "crop must not be negative", self.crop)
+
+
+@dataclass(frozen=True)
 class ExtractionConfig:
     """How the backdoor expert and the auxiliary are tuned.
 
     Attributes:
-        tail_share: share of the network that is tuned, counted from its end; None tunes all.
+        method: ``adaptive`` finds every setting from the clean samples; ``paper`` uses the
+            authors' settings and tunes full copies.
+        tail_share: tune at most this share of the network's operations, counted from its end, and
+            share the rest; 1 tunes full copies.
+        watch: share of the tuning samples that are not tuned on but watched.
+        paper: used by ``method = "paper"`` alone.
     """
 
-    tail_share: float | None = None
+    method: Literal["adaptive", "paper"] = "adaptive"
+    tail_share: float = 0.15
+    watch: float = 0.25
+    paper: PaperConfig = field(default_factory=PaperConfig)
 
     def __post_init__(self) -> None:
-        valid = self.tail_share is None or 0 < self.tail_share <= 1
-        _require(valid, "tail_share must lie in (0, 1]", self.tail_share)
+        _require(0 < self.tail_share <= 1, "tail_share must lie in (0, 1]", self.tail_share)
+        _require(0 < self.watch < 1, "watch must lie in (0, 1)", self.watch)
 
 
 @dataclass(frozen=True)
@@ -93,11 +144,13 @@ class DetectionConfig:
     """How inputs are judged.
 
     Attributes:
+        detector: how the suspect and its tuned copies are compared.
         fpr: the share of clean inputs that may be flagged.
         batch_size: inputs a pass.
         workers: processes that read images; 0 reads in the main one.
     """
 
+    detector: str = "badexpert"
     fpr: float = 0.01
     batch_size: int = 128
     workers: int = 0

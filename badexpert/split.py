@@ -85,7 +85,7 @@ def _export(network: nn.Module, example: Tensor) -> fx.GraphModule:
             f"{str(error).splitlines()[0] if str(error) else 'no message'}), so its trunk cannot "
             "be shared; tune full copies instead with tail_share = 1"
         ) from error
-    return program.module(check_guards=False)  # type: ignore[return-value]
+    return program.module(check_guards=False)
 
 
 def _carries_batch(node: fx.Node) -> bool:
@@ -181,4 +181,8 @@ def _copy_sizes(
 
 def _hint(size: int | torch.SymInt) -> int:
     """What a symbolic size was for the example."""
-    return int(size.node.hint) if isinstance(size, torch.SymInt) else size
+    if not isinstance(size, torch.SymInt):
+        return size
+    hint = size.node.hint
+    assert isinstance(hint, int)
+    return hint

@@ -14,4 +14,4 @@ ATTACKS: dict[str, type[Attack]] = {
     "sig": SIG,
 }
 
-__all__ = ["ATTACKS", "Attack", "BadNet", "Blend", "SIG", "poison_indices"]
+__all__ = ["ATTACKS", "SIG", "Attack", "BadNet", "Blend", "poison_indices"]

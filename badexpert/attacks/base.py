@@ -21,7 +21,7 @@ class Attack(ABC):
 
     @abstractmethod
     def stamp(self, pixels: Tensor) -> Tensor:
-        """Plant the trigger: (batch, channels, height, width) in [0, 1], same out; input untouched."""
+        """Plant the trigger in a copy of (batch, channels, height, width) pixels in [0, 1]."""
 
     def relabel(self, labels: Tensor) -> Tensor:
         """The label that each stamped sample gets in training, (batch,) int64."""

@@ -11,13 +11,14 @@ from torch.nn.functional import interpolate
 from badexpert.attacks.base import Attack
 
 
-def generated_picture(channels: int, height: int, width: int, seed: int) -> Tensor:
-    """A poster of saturated colour patches, (channels, height, width) in [0, 1].
+def generated_picture(shape: torch.Size, *, seed: int) -> Tensor:
+    """A poster of saturated colour patches of shape (channels, height, width), in [0, 1].
 
     Noise at three scales, pushed towards black and white: a smooth picture of low contrast would
     be a mere tint, which networks learn as slowly as people see it.
     """
     generator = torch.Generator().manual_seed(seed)
+    channels, height, width = shape
     noise = torch.zeros(1, channels, height, width)
     for cells in (4, 8, 16):
         layer = torch.randn(1, channels, cells, cells, generator=generator)
@@ -40,5 +41,5 @@ class Blend(Attack):
     picture_seed: int = 0
 
     def stamp(self, pixels: Tensor) -> Tensor:
-        picture = generated_picture(*pixels.shape[1:], seed=self.picture_seed).to(pixels)
+        picture = generated_picture(pixels.shape[1:], seed=self.picture_seed).to(pixels)
         return (1 - self.alpha) * pixels + self.alpha * picture

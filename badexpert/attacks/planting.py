@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy
 
 from badexpert.attacks.base import Attack, poison_indices
+from badexpert.augmentation import crop_and_flip
 from badexpert.runtime import RunContext, Step
 
 
@@ -37,25 +38,6 @@ class Training:
     mixed_precision: bool = False
 
 
-def augment(pixels: Tensor, training: Training, generator: torch.Generator) -> Tensor:
-    """Random crop and mirror of (batch, channels, height, width), one draw an image."""
-    count, _, height, width = pixels.shape
-    if training.flip:
-        mirrored = torch.rand(count, generator=generator) < 0.5
-        pixels = torch.where(mirrored[:, None, None, None].to(pixels.device), pixels.flip(-1), pixels)
-    if training.crop:
-        margin = training.crop
-        padded = pad(pixels, (margin,) * 4)
-        top, left = torch.randint(0, 2 * margin + 1, (2, count), generator=generator)
-        rows = (top[:, None] + torch.arange(height)).to(pixels.device)
-        columns = (left[:, None] + torch.arange(width)).to(pixels.device)
-        samples = torch.arange(count, device=pixels.device)
-        padded = padded.permute(0, 2, 3, 1)
-        pixels = padded[samples[:, None, None], rows[:, :, None], columns[:, None, :]]
-        pixels = pixels.permute(0, 3, 1, 2)
-    return pixels
-
-
 def plant(
     module: nn.Module,
     pixels: Tensor,
@@ -79,7 +61,7 @@ def plant(
     poisoned = torch.zeros(len(labels), dtype=torch.bool)
     if attack is not None:
         poisoned[poison_indices(attack, labels, rate, context.seed_for("poison"))] = True
-    module.to(context.device, memory_format=torch.channels_last).train()
+    module.to(context.device).to(memory_format=torch.channels_last).train()
     generator = context.generator("order")
     steps = training.epochs * -(-len(labels) // training.batch_size)
     optimizer = _optimizer(module, training)
@@ -92,11 +74,16 @@ def plant(
             if attack is not None and chosen.any():
                 batch[chosen] = attack.stamp(batch[chosen])
                 answer = torch.where(chosen, attack.relabel(answer), answer)
-            batch = augment(batch.to(context.device), training, generator)
+            batch = crop_and_flip(
+                batch.to(context.device),
+                crop=training.crop,
+                flip=training.flip,
+                generator=generator,
+            )
             batch = batch.contiguous(memory_format=torch.channels_last)
             with torch.autocast(context.device.type, torch.bfloat16, training.mixed_precision):
                 logits = module(batch)
-            loss = cross_entropy(logits.float(), answer.to(context.device), label_smoothing=0.0)
+            loss = cross_entropy(logits.float(), answer.to(context.device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -109,7 +96,9 @@ def plant(
 
 def _optimizer(module: nn.Module, training: Training) -> torch.optim.Optimizer:
     if training.optimizer == "adamw":
-        return torch.optim.AdamW(module.parameters(), training.lr, weight_decay=training.weight_decay)
+        return torch.optim.AdamW(
+            module.parameters(), training.lr, weight_decay=training.weight_decay
+        )
     return torch.optim.SGD(
         module.parameters(),
         training.lr,

@@ -1,0 +1,219 @@
+"""What an extraction leaves behind, on disk: tuned weights, and JSON that says whose they are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from badexpert.config import ExtractionConfig
+from badexpert.errors import ConfigError, ModelLoadError
+from badexpert.extraction.adaptive import Beat
+from badexpert.extraction.comparison import Comparison, Views
+from badexpert.models.vision import VisionSuspect
+from badexpert.split import WHOLE, Cut, NetworkGraph
+
+FORMAT = 1
+_WEIGHTS = "weights.safetensors"
+_RECORD = "bundle.json"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where a signal lies on clean samples that were held out: median and interquartile range."""
+
+    center: float
+    spread: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> Scale:
+        """Measure (samples,) values."""
+        low, middle, high = values.double().quantile(
+            torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+        )
+        return cls(float(middle), max(float(high - low), 1e-6))
+
+    def apply(self, values: Tensor) -> Tensor:
+        """Values in units of the spread."""
+        return (values - self.center) / self.spread
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything about a bundle but its weights.
+
+    Attributes:
+        suspect: digest of the model that it was extracted from.
+        cut: where the network was cut.
+        settings: of the extraction.
+        seed: of the run.
+        clean_digest: of the clean samples that were tuned on.
+        samples: how many samples were tuned on, and how many watched.
+        clean_accuracy: of the suspect, the expert and the auxiliary on the watched samples.
+        expert_scale: of the expert's log-odds on the watched samples.
+        auxiliary_scale: of the auxiliary's.
+        trajectory: of the expert's tuning.
+        auxiliary_trials: learning rates tried for the auxiliary.
+        notes: what went otherwise than planned.
+        versions: of the tool and of what computed it.
+        calibration: scores of held-out clean samples, by detector.
+    """
+
+    suspect: str
+    architecture: str
+    num_classes: int
+    cut: Cut
+    settings: ExtractionConfig
+    seed: int
+    clean_digest: str
+    samples: dict[str, int]
+    clean_accuracy: dict[str, float]
+    expert_scale: Scale
+    auxiliary_scale: Scale
+    trajectory: tuple[Beat, ...]
+    auxiliary_trials: tuple[Beat, ...]
+    notes: tuple[str, ...]
+    versions: dict[str, str]
+    calibration: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+class Bundle:
+    """A suspect with its backdoor expert and its auxiliary.
+
+    Attributes:
+        suspect: the model under audit.
+        record: what is known about the extraction.
+    """
+
+    def __init__(
+        self,
+        suspect: VisionSuspect,
+        record: Record,
+        trunk: nn.Module,
+        tails: tuple[nn.Module, nn.Module, nn.Module],
+    ) -> None:
+        """Take the trunk, and the tails of the suspect, the expert and the auxiliary."""
+        self.suspect = suspect
+        self.record = record
+        self._expert, self._auxiliary = tails[1:]
+        self._comparison = Comparison(suspect, trunk, tails)
+
+    def view(self, inputs: Tensor) -> Views:
+        """How the three see some pixels, (batch, channels, height, width)."""
+        return self._comparison.view(inputs)
+
+    def save(self, folder: Path) -> None:
+        """Write the bundle; the record goes last, so that a torn bundle is never taken for one.
+
+        Raises:
+            ConfigError: the folder cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / _RECORD).unlink(missing_ok=True)
+            tensors = {
+                f"{part}.{name}": tensor.detach().cpu().contiguous()
+                for part, tail in (("expert", self._expert), ("auxiliary", self._auxiliary))
+                for name, tensor in tail.state_dict().items()
+            }
+            _replace(folder / _WEIGHTS, lambda path: save_file(_unshared(tensors), path))
+            document = json.dumps(_RECORDS.dump_python(self.record, mode="json"), indent=1)
+            _replace(folder / _RECORD, lambda path: path.write_text(document + "\n"))
+        except OSError as error:
+            raise ConfigError(f"cannot write the bundle to {folder}: {error}") from error
+
+    @classmethod
+    def load(cls, folder: Path, suspect: VisionSuspect) -> Bundle:
+        """Read a bundle back and join it with the suspect that it was extracted from.
+
+        Raises:
+            ModelLoadError: no bundle, a damaged one, or one of another suspect.
+        """
+        record = read_record(folder)
+        if record.suspect != suspect.origin.sha256:
+            raise ModelLoadError(
+                f"{folder} was extracted from another model: its suspect has sha256 "
+                f"{record.suspect[:12]}…, this one {suspect.origin.sha256[:12]}…. "
+                "Extract again from this model"
+            )
+        trunk, tail = split_suspect(suspect, record.cut)
+        tails = (tail, *(_restored(tail, folder, part) for part in ("expert", "auxiliary")))
+        return cls(suspect, record, trunk, tails)  # type: ignore[arg-type]
+
+
+_RECORDS: TypeAdapter[Record] = TypeAdapter(Record)
+
+
+def read_record(folder: Path) -> Record:
+    """The record of a bundle, without its weights.
+
+    Raises:
+        ModelLoadError: there is none, or it is damaged.
+    """
+    path = folder / _RECORD
+    try:
+        return _RECORDS.validate_json(path.read_bytes())
+    except OSError as error:
+        raise ModelLoadError(
+            f"{folder} holds no bundle ({error.strerror}: {_RECORD}). Give the folder that "
+            "'badexpert extract' wrote"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ModelLoadError(
+            f"{path} is damaged or from another version ({place}: {first['msg']}). Extract again"
+        ) from error
+
+
+def split_suspect(suspect: VisionSuspect, cut: Cut) -> tuple[nn.Module, nn.Module]:
+    """Trunk and tail of a suspect at a known cut."""
+    if cut == WHOLE:
+        return nn.Identity(), suspect.network
+    return graph_of(suspect).split(cut)
+
+
+def graph_of(suspect: VisionSuspect) -> NetworkGraph:
+    """The suspect's network as a graph that can be cut."""
+    shape = suspect.preprocessing
+    example = torch.rand(2, shape.channels, shape.height, shape.width, device=suspect.device)
+    return NetworkGraph(suspect.network, example.to(suspect.network.mean.dtype))
+
+
+def _restored(tail: nn.Module, folder: Path, part: str) -> nn.Module:
+    import copy
+
+    try:
+        tensors = load_file(folder / _WEIGHTS)
+        state = {
+            name.removeprefix(f"{part}."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(f"{part}.")
+        }
+        restored = copy.deepcopy(tail)
+        restored.load_state_dict(state)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelLoadError(
+            f"{folder / _WEIGHTS} does not fit this suspect or is damaged: {reason}. Extract again"
+        ) from error
+    return restored
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Safetensors refuses tied weights; give each name its own memory."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def _replace(path: Path, write: Any) -> None:
+    draft = path.with_name(path.name + ".part")
+    write(draft)
+    draft.replace(path)

@@ -1,0 +1,137 @@
+"""From a suspect and some clean samples to a bundle: the suspect with its two tuned copies."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import nn
+
+from badexpert.cleanset import CleanSet
+from badexpert.config import ExtractionConfig
+from badexpert.describe import versions
+from badexpert.errors import AuditError, CleanSetError
+from badexpert.extraction.adaptive import Tuned, Watch, tune_auxiliary, tune_expert, watch_over
+from badexpert.extraction.bundle import Bundle, Record, Scale, graph_of, split_suspect
+from badexpert.extraction.features import Features, compute_features
+from badexpert.extraction.paper import tune_auxiliary_as_published, tune_expert_as_published
+from badexpert.models.vision import VisionSuspect, log_odds
+from badexpert.runtime import RunContext, Step
+from badexpert.split import WHOLE, Cut
+
+logger = logging.getLogger(__name__)
+
+MIN_TUNED = 20
+MIN_WATCHED = 10
+NEAR_CHANCE = 0.1
+"""A suspect with less than this accuracy above chance has no normal function to forget."""
+
+
+def extract(
+    suspect: VisionSuspect,
+    fit: CleanSet,
+    *,
+    config: ExtractionConfig | None = None,
+    context: RunContext | None = None,
+) -> Bundle:
+    """Extract the backdoor functionality of a suspect.
+
+    Args:
+        suspect: is not changed.
+        fit: clean samples to tune on and to watch; keep those for calibration apart.
+    Raises:
+        CleanSetError: too few samples.
+        AuditError: the suspect is no better than chance on them, or tuning diverged.
+    Source: Xie et al., ICLR 2024, arXiv:2308.12439.
+    Departs: see ``extraction.adaptive``.
+    """
+    config = config if config is not None else ExtractionConfig()
+    context = context if context is not None else RunContext()
+    suspect.to(context.device)
+    cut, notes = choose_cut(suspect, config)
+    trunk, tail = split_suspect(suspect, cut)
+    context.progress(Step("clean samples", 0, None))
+    features = compute_features(trunk, *fit.tensors(), context.device)
+    tuned_on, watched = _apart(features, config.watch, context)
+    watch = watch_over(tail, watched, suspect.num_classes, context.device)
+    if watch.accuracy <= watch.chance + NEAR_CHANCE * (1 - watch.chance):
+        raise AuditError(
+            f"the suspect gets {watch.accuracy:.1%} of the watched clean samples right, chance "
+            f"being {watch.chance:.1%}: there is no normal function to forget. Check "
+            "preprocessing and labels with 'badexpert inspect'"
+        )
+    expert, auxiliary = _tune_both(tail, tuned_on, watch, config, context)
+    notes += _shortfalls(expert, auxiliary)
+    record = Record(
+        suspect=suspect.origin.sha256,
+        architecture=suspect.origin.architecture,
+        num_classes=suspect.num_classes,
+        cut=cut,
+        settings=config,
+        seed=context.seed,
+        clean_digest=fit.digest(),
+        samples={"tuned": len(tuned_on), "watched": len(watched)},
+        clean_accuracy={
+            "suspect": watch.accuracy,
+            "expert": watch.look(expert.tail, context.device, 0, 0.0).accuracy,
+            "auxiliary": watch.look(auxiliary.tail, context.device, 0, 0.0).accuracy,
+        },
+        expert_scale=_scale(expert.tail, watch, context.device),
+        auxiliary_scale=_scale(auxiliary.tail, watch, context.device),
+        trajectory=expert.trajectory,
+        auxiliary_trials=auxiliary.trajectory,
+        notes=notes,
+        versions=dict(versions()),
+    )
+    for note in notes:
+        logger.warning(note)
+    return Bundle(suspect, record, trunk, (tail, expert.tail, auxiliary.tail))
+
+
+def choose_cut(suspect: VisionSuspect, config: ExtractionConfig) -> tuple[Cut, tuple[str, ...]]:
+    """Where to cut the suspect, and what to say about it."""
+    if config.method == "paper" or config.tail_share >= 1:
+        return WHOLE, ()
+    try:
+        return graph_of(suspect).at_share(config.tail_share), ()
+    except AuditError as error:
+        return WHOLE, (f"full copies are tuned, at three times the cost: {error}",)
+
+
+def _apart(features: Features, share: float, context: RunContext) -> tuple[Features, Features]:
+    watched = max(round(share * len(features)), MIN_WATCHED)
+    if len(features) - watched < MIN_TUNED:
+        raise CleanSetError(
+            f"{len(features)} clean samples to tune with; at least {MIN_TUNED + MIN_WATCHED} are "
+            "needed, and a few hundred are better. Add samples"
+        )
+    order = torch.randperm(len(features), generator=context.generator("watch"))
+    return features.where(order[watched:]), features.where(order[:watched])
+
+
+def _tune_both(
+    tail: nn.Module, fit: Features, watch: Watch, config: ExtractionConfig, context: RunContext
+) -> tuple[Tuned, Tuned]:
+    if config.method == "adaptive":
+        expert = tune_expert(tail, fit, watch, context)
+        return expert, tune_auxiliary(tail, fit, watch, context)
+    expert_tail = tune_expert_as_published(tail, fit, watch.num_classes, config.paper, context)
+    auxiliary_tail = tune_auxiliary_as_published(tail, fit, config.paper, context)
+    return Tuned(expert_tail, (), reached=True), Tuned(auxiliary_tail, (), reached=True)
+
+
+def _shortfalls(expert: Tuned, auxiliary: Tuned) -> tuple[str, ...]:
+    notes = []
+    if not expert.reached:
+        last = expert.trajectory[-1]
+        notes.append(
+            f"the suspect did not forget its function in {last.step} steps (clean accuracy still "
+            f"{last.accuracy:.1%}); the backdoor expert is weak evidence"
+        )
+    if not auxiliary.reached:
+        notes.append("no learning rate gave a working auxiliary; the suspect stands in for it")
+    return tuple(notes)
+
+
+def _scale(tail: nn.Module, watch: Watch, device: torch.device) -> Scale:
+    return Scale.of(log_odds(watch.features.through(tail, device), watch.answers))

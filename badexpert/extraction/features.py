@@ -1,0 +1,69 @@
+"""The clean samples as a tail sees them: trunk outputs, computed once and kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+_ROWS = 256
+"""Samples a pass outside of training."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Trunk outputs with the labels that belong to them.
+
+    Attributes:
+        values: (samples, ...), uint8 pixels where the trunk is empty.
+        labels: (samples,) int64, the true classes.
+    """
+
+    values: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, index: Tensor, device: torch.device) -> Tensor:
+        """Some samples as a tail takes them: on the device, pixels in [0, 1]."""
+        return _floating(self.values[index].to(device))
+
+    def where(self, chosen: Tensor) -> Self:
+        """The chosen samples, by index or mask."""
+        return type(self)(self.values[chosen], self.labels[chosen])
+
+    @torch.inference_mode()
+    def through(self, tail: nn.Module, device: torch.device) -> Tensor:
+        """Logits of all samples, (samples, classes) fp32, on the CPU."""
+        outputs = [tail(_floating(rows.to(device))).float() for rows in self.values.split(_ROWS)]
+        return torch.cat(outputs).cpu()
+
+
+def _floating(values: Tensor) -> Tensor:
+    return values.float() / 255 if values.dtype == torch.uint8 else values
+
+
+def compute_features(
+    trunk: nn.Module, pixels: Tensor, labels: Tensor, device: torch.device
+) -> Features:
+    """Run the trunk over (samples, channels, height, width) pixels once."""
+    if isinstance(trunk, nn.Identity):
+        return Features(pixels, labels)
+    with torch.no_grad():
+        parts = [trunk(_floating(rows.to(device))).cpu() for rows in pixels.split(_ROWS)]
+    return Features(torch.cat(parts), labels)
+
+
+def spread_over_wrong(labels: Tensor, num_classes: int) -> Tensor:
+    """Targets with equal weight on every wrong class and none on the true one.
+
+    This is the expectation of a label drawn anew from the wrong classes at every step.
+
+    Returns:
+        (samples, classes), rows sum to 1.
+    """
+    return (1 - one_hot(labels, num_classes).float()) / (num_classes - 1)

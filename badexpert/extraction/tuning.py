@@ -1,0 +1,66 @@
+"""The one loop that tunes the backdoor expert, the auxiliary, and the paper's versions of both."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from badexpert.errors import AuditError
+from badexpert.extraction.features import Features
+
+Schedule = Callable[[int], float]
+"""Learning rate of step 0, 1, 2, ..."""
+
+Augment = Callable[[Tensor], Tensor]
+
+
+def tune(
+    tail: nn.Module,
+    features: Features,
+    targets: Tensor,
+    *,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    batch_size: int,
+    generator: torch.Generator,
+    augment: Augment | None = None,
+) -> Iterator[int]:
+    """Tune ``tail`` in place, yielding the number of steps done after each; the caller stops it.
+
+    Args:
+        targets: (samples,) classes or (samples, classes) probabilities.
+        optimizer: over the tail's parameters; its learning rate follows ``schedule``.
+        generator: draws the order of the samples.
+    Raises:
+        AuditError: the loss is no longer finite.
+    """
+    device = next(tail.parameters()).device
+    done = 0
+    while True:
+        for index in torch.randperm(len(features), generator=generator).split(batch_size):
+            for group in optimizer.param_groups:
+                group["lr"] = schedule(done)
+            rows = features.rows(index, device)
+            logits = tail(rows if augment is None else augment(rows))
+            loss = cross_entropy(logits.float(), targets[index].to(device))
+            if not torch.isfinite(loss):
+                raise AuditError(
+                    f"tuning diverged at step {done + 1}, learning rate {schedule(done):.2g}; "
+                    "check the suspect's weights and preprocessing"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            done += 1
+            yield done
+
+
+def trainable_copy(tail: nn.Module) -> nn.Module:
+    """A copy whose every floating parameter gets a gradient, in the mode of the original."""
+    tuned = copy.deepcopy(tail)
+    tuned.requires_grad_(True)
+    return tuned
