@@ -202,15 +202,34 @@ def behind_the_zip(marker: str) -> bytes:
     return saved(benign()) + mkdir(marker)
 
 
-def between_the_members(marker: str) -> bytes:
-    """Bytes in a gap, which no directory lists."""
+def before_the_directory(marker: str) -> bytes:
+    """Bytes in a gap behind the last member, which no directory lists."""
     data = torch_zip(b"\x80\x02}.")
-    directory = data.index(b"PK\x01\x02")
-    hidden = mkdir(marker)
-    end = bytearray(data[directory:])
-    at = end.index(b"PK\x05\x06") + 16
-    end[at : at + 4] = struct.pack("<I", directory + len(hidden))
-    return data[:directory] + hidden + bytes(end)
+    return _insert(data, data.index(b"PK\x01\x02"), mkdir(marker))
+
+
+def between_the_members(marker: str) -> bytes:
+    """Bytes in a gap between two members, which no directory lists."""
+    data = torch_zip(b"\x80\x02}.")
+    return _insert(data, data.index(b"PK\x03\x04", 4), mkdir(marker))
+
+
+def _insert(data: bytes, at: int, hidden: bytes) -> bytes:
+    """A zip with bytes put in at an offset, and every offset behind it set right."""
+    moved = bytearray(data)
+    position = data.index(b"PK\x01\x02")
+    while moved[position : position + 4] == b"PK\x01\x02":
+        _shift(moved, position + 42, at, len(hidden))
+        name, extra, comment = struct.unpack("<3H", moved[position + 28 : position + 34])
+        position += 46 + name + extra + comment
+    _shift(moved, position + 16, at, len(hidden))
+    return bytes(moved[:at]) + hidden + bytes(moved[at:])
+
+
+def _shift(data: bytearray, field: int, at: int, by: int) -> None:
+    (offset,) = struct.unpack("<I", data[field : field + 4])
+    if offset >= at:
+        data[field : field + 4] = struct.pack("<I", offset + by)
 
 
 def contradicting_header(marker: str) -> bytes:
@@ -353,7 +372,10 @@ ATTACKS: dict[str, Attack] = {
     "second data.pkl": Attack(second_data_pkl, ("same name",), unpickle_members),
     "before the zip": Attack(before_the_zip, ("pickle", "os.mkdir"), unpickle_tail),
     "behind the zip": Attack(behind_the_zip, ("truncated or extended",), unpickle_tail),
-    "between the members": Attack(between_the_members, ("unaccounted bytes",), unpickle_tail),
+    "before the directory": Attack(before_the_directory, ("unaccounted bytes",), unpickle_tail),
+    "between the members": Attack(
+        between_the_members, ("bytes stand before member",), unpickle_tail
+    ),
     "contradicting header": Attack(contradicting_header, ("contradicts",), unpickle_tail),
     "TorchScript": Attack(script_archive, ("TorchScript",), run_script),
     "old tar": Attack(old_tar, ("tar archive",), untar),
