@@ -1,0 +1,126 @@
+"""Scored inputs as they come: JSON lines or CSV, one row an input, to stdout or to a file.
+
+A file grows under the name ``OUTPUT.partial`` and gets its own name when it is whole. Beside it
+lies ``OUTPUT.partial.json``, which says what the rows belong to, so that a run can be resumed and
+never be mixed with another.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from badexpert.errors import ConfigError
+
+from . import console, outputs
+
+log = logging.getLogger(__name__)
+
+Row = Mapping[str, Any]
+Identity = Mapping[str, Any]
+"""What a file of rows belongs to: suspect, inputs, threshold."""
+
+COLUMNS = ("id", "score", "p_value", "flagged", "answer", "error")
+"""``error`` says why an input could not be read; the other columns are then empty."""
+
+
+def _as_json(row: Row) -> str:
+    return json.dumps({name: row.get(name) for name in COLUMNS}) + "\n"
+
+
+def _as_csv(row: Row) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(_cell(row.get(name)) for name in COLUMNS)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A row is one line, whatever a file is called."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return console.printable(value).replace("\n", "\\n") if isinstance(value, str) else value
+
+
+HEADERS = {"json": "", "csv": ",".join(COLUMNS) + "\n"}
+RENDERERS: dict[str, Callable[[Row], str]] = {"json": _as_json, "csv": _as_csv}
+
+
+class Rows:
+    """Rows on their way to one place.
+
+    Attributes:
+        done: rows that an earlier run has written.
+    """
+
+    def __init__(self, write: Callable[[str], object], format: str, done: int = 0) -> None:
+        self.done = done
+        self._write = write
+        self._render = RENDERERS[format]
+
+    def write(self, row: Row) -> None:
+        """Add a row; it survives an interruption."""
+        self._write(self._render(row))
+
+
+@contextmanager
+def open_rows(target: outputs.Target, *, belongs_to: Identity, resume: bool) -> Iterator[Rows]:
+    """Open stdout or a file for rows.
+
+    Args:
+        belongs_to: must be the same when a run is resumed.
+    Raises:
+        ConfigError: there is something else to resume, or nowhere to resume.
+    """
+    if target.path is not None:
+        with _open_file(target.path, target.format, belongs_to, resume) as rows:
+            yield rows
+        return
+    if resume:
+        raise ConfigError("--resume continues a file; say which with -o")
+    console.write_document(HEADERS[target.format])
+    yield Rows(console.write_document, target.format)
+
+
+@contextmanager
+def _open_file(path: Path, format: str, belongs_to: Identity, resume: bool) -> Iterator[Rows]:
+    partial = path.with_name(f"{path.name}.partial")
+    label = path.with_name(f"{path.name}.partial.json")
+    done = _rows_to_keep(partial, label, format, belongs_to) if resume else None
+    if done is None:
+        outputs.write_atomically(label, json.dumps(belongs_to) + "\n")
+        partial.write_text(HEADERS[format], encoding="utf-8")
+    with partial.open("a", encoding="utf-8", buffering=1) as file:
+        try:
+            yield Rows(file.write, format, done or 0)
+        except BaseException:
+            log.warning("the rows so far are in %s; --resume goes on from there", partial)
+            raise
+        os.fsync(file.fileno())
+    partial.replace(path)
+    label.unlink()
+
+
+def _rows_to_keep(partial: Path, label: Path, format: str, belongs_to: Identity) -> int | None:
+    """Whole rows in a file that an interrupted run left; None when there is no such file."""
+    if not (partial.exists() and label.exists()):
+        return None
+    if json.loads(label.read_text(encoding="utf-8")) != json.loads(json.dumps(belongs_to)):
+        raise ConfigError(
+            f"{partial} belongs to another run (other model, inputs or settings); "
+            "remove it, or leave --resume out to start again"
+        )
+    lines = size = 0
+    with partial.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                lines += 1
+                size += len(line)
+    os.truncate(partial, size)
+    return max(lines - HEADERS[format].count("\n"), 0)
