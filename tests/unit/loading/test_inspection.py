@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from badexpert.errors import CleanSetError
+from badexpert.loading.hints import BalancedSample
 from badexpert.loading.inspection import binomial_tail, inspect_suspect
 from badexpert.models.vision import VisionSuspect
 from badexpert.preprocessing import Preprocessing
@@ -121,6 +122,39 @@ def test_guessing_is_near_chance_and_gets_no_hint(guesses: str) -> None:
     assert check is not None
     assert check.near_chance
     assert check.hints == ()
+
+
+def constant_suspect(classes: int) -> VisionSuspect:
+    """Always answers 0."""
+    linear = nn.Linear(64, classes)
+    linear.weight.data.zero_()
+    linear.bias.data.copy_(torch.arange(classes) == 0)
+    plan = Preprocessing(8, 8, channels=1, mean=(0.0,), std=(1.0,))
+    return VisionSuspect.from_module(nn.Sequential(nn.Flatten(), linear), plan)
+
+
+@pytest.mark.parametrize(
+    ("zeros", "others", "near"),
+    [(4, 0, True), (40, 0, False), (180, 820, True), (300, 700, False)],
+    ids=["few samples prove nothing", "enough do", "surprising, but broken", "a weak network"],
+)
+def test_near_chance_needs_both_surprise_and_size(zeros: int, others: int, near: bool) -> None:
+    """Of ten classes, except that four right answers of two classes are no proof."""
+    labels = torch.tensor([0] * zeros + [1] * others)
+    pixels = torch.rand(zeros + others, 1, 8, 8)
+    suspect = constant_suspect(2 if zeros == 4 else 10)
+    check = inspect_suspect(suspect, [(pixels, labels)]).check
+    assert check is not None
+    assert check.near_chance is near
+
+
+def test_hints_are_tried_on_all_classes_of_a_sorted_stream() -> None:
+    sample = BalancedSample(num_classes=3, size=30)
+    for label in range(3):
+        sample.add(torch.rand(100, 1, 2, 2), torch.full((100,), label))
+    inputs, labels = sample.tensors()
+    assert labels.bincount().tolist() == [10, 10, 10]
+    assert inputs.shape == (30, 1, 2, 2)
 
 
 def test_labels_beyond_the_classes_are_refused(colours: tuple[Tensor, Tensor]) -> None:

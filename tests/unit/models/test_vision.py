@@ -252,6 +252,15 @@ def test_dropout_and_batch_norm_are_in_eval_mode(pixels: Tensor) -> None:
     assert not any(layer.training for layer in suspect.copy().network.modules())
 
 
+def test_probing_leaves_the_statistics_of_a_network_in_training_alone() -> None:
+    norm = nn.BatchNorm2d(4)
+    layers = (nn.Conv2d(3, 4, 3), norm, nn.Flatten(), nn.Linear(144, 3))
+    suspect_of(nn.Sequential(*layers).train())
+    assert norm.running_mean is not None
+    assert torch.equal(norm.running_mean, torch.zeros(4))
+    assert norm.num_batches_tracked == 0
+
+
 class Viewing(nn.Module):
     def __init__(self) -> None:
         super().__init__()
