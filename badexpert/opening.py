@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 
 from badexpert.cleanset import CleanSet
 from badexpert.config import ScanConfig
 from badexpert.errors import ConfigError, UnsafeModelError
+from badexpert.extraction import Bundle
+from badexpert.extraction.bundle import read_record
 from badexpert.findings import Report
 from badexpert.inspection_report import refusal_report
 from badexpert.loading import load_suspect
 from badexpert.models.vision import VisionSuspect
+from badexpert.preprocessing import PreprocessingOverrides
 from badexpert.runtime import RunContext
 from badexpert.sources import ImageSource, open_source
 
@@ -62,6 +67,34 @@ def open_inputs(config: ScanConfig) -> ImageSource | None:
         CleanSetError: see ``open_source``.
     """
     return None if config.inputs.source is None else open_source(config.inputs.source)
+
+
+def open_bundle(folder: Path, config: ScanConfig, context: RunContext) -> Bundle:
+    """A bundle joined with its suspect, which is read from where it was extracted from.
+
+    What the configuration says about the model goes before what the bundle remembers, for a model
+    that has moved.
+
+    Raises:
+        ConfigError: the bundle names code to run, which only the user may name.
+        ModelLoadError: no bundle, or not of this suspect.
+    """
+    record = read_record(folder)
+    model = config.model
+    if model.arch is None and record.architecture.startswith("python:"):
+        raise ConfigError(
+            f"{folder} was extracted from an architecture in code of yours, {record.architecture}; "
+            f"a bundle may not choose code to run. Say --arch {record.architecture}"
+        )
+    suspect = load_suspect(
+        model.source or record.source,
+        arch=model.arch or record.architecture,
+        arch_args=model.arch_args or record.arch_args,
+        num_classes=record.num_classes,
+        preprocessing=PreprocessingOverrides(**asdict(record.preprocessing)),
+        device=context.device,
+    )
+    return Bundle.load(folder, suspect)
 
 
 def audited(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -14,13 +16,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from badexpert.config import ExtractionConfig
-from badexpert.errors import ConfigError, ModelLoadError
+from badexpert.errors import AuditError, ConfigError, ModelLoadError
 from badexpert.extraction.adaptive import Beat
 from badexpert.extraction.comparison import Comparison, Views
+from badexpert.models.origin import digest_file
 from badexpert.models.vision import VisionSuspect
+from badexpert.preprocessing import Preprocessing
 from badexpert.split import WHOLE, Cut, NetworkGraph
 
-FORMAT = 1
 _WEIGHTS = "weights.safetensors"
 _RECORD = "bundle.json"
 
@@ -51,6 +54,9 @@ class Record:
 
     Attributes:
         suspect: digest of the model that it was extracted from.
+        source: of that model, as the user gave it.
+        arch_args: what its architecture was built with.
+        preprocessing: that it was extracted with.
         cut: where the network was cut.
         settings: of the extraction.
         seed: of the run.
@@ -64,10 +70,15 @@ class Record:
         notes: what went otherwise than planned.
         versions: of the tool and of what computed it.
         calibration: scores of held-out clean samples, by detector.
+        weights: sha256 of the file of tuned weights; empty until the bundle is written.
+        format: of this record.
     """
 
     suspect: str
+    source: str
     architecture: str
+    arch_args: dict[str, Any]
+    preprocessing: Preprocessing
     num_classes: int
     cut: Cut
     settings: ExtractionConfig
@@ -82,7 +93,8 @@ class Record:
     notes: tuple[str, ...]
     versions: dict[str, str]
     calibration: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    format: int = FORMAT
+    weights: str = ""
+    format: Literal[1] = 1
 
 
 class Bundle:
@@ -125,9 +137,10 @@ class Bundle:
                 for name, tensor in tail.state_dict().items()
             }
             _replace(folder / _WEIGHTS, lambda path: save_file(_unshared(tensors), path))
-            document = json.dumps(_RECORDS.dump_python(self.record, mode="json"), indent=1)
+            record = replace(self.record, weights=digest_file(folder / _WEIGHTS).sha256)
+            document = json.dumps(_RECORDS.dump_python(record, mode="json"), indent=1)
             _replace(folder / _RECORD, lambda path: path.write_text(document + "\n"))
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise ConfigError(f"cannot write the bundle to {folder}: {error}") from error
 
     @classmethod
@@ -144,9 +157,16 @@ class Bundle:
                 f"{record.suspect[:12]}…, this one {suspect.origin.sha256[:12]}…. "
                 "Extract again from this model"
             )
-        trunk, tail = split_suspect(suspect, record.cut)
-        tails = (tail, *(_restored(tail, folder, part) for part in ("expert", "auxiliary")))
-        return cls(suspect, record, trunk, tails)  # type: ignore[arg-type]
+        tensors = _read_weights(folder / _WEIGHTS, record.weights)
+        try:
+            trunk, tail = split_suspect(suspect, record.cut)
+            expert, auxiliary = (_restored(tail, tensors, part) for part in ("expert", "auxiliary"))
+        except (AuditError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ModelLoadError(
+                f"{folder} does not fit this suspect: {reason}. Extract again"
+            ) from error
+        return cls(suspect, record, trunk, (tail, expert, auxiliary))
 
 
 _RECORDS: TypeAdapter[Record] = TypeAdapter(Record)
@@ -188,23 +208,29 @@ def graph_of(suspect: VisionSuspect) -> NetworkGraph:
     return NetworkGraph(suspect.network, example.to(suspect.network.mean.dtype))
 
 
-def _restored(tail: nn.Module, folder: Path, part: str) -> nn.Module:
-    import copy
-
+def _read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     try:
-        tensors = load_file(folder / _WEIGHTS)
-        state = {
-            name.removeprefix(f"{part}."): tensor
+        if digest_file(path).sha256 != sha256:
+            raise ModelLoadError(
+                f"{path} is damaged or from another bundle: its sha256 is not the one that "
+                f"{_RECORD} names. Extract again"
+            )
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelLoadError(f"{path} cannot be read: {error}. Extract again") from error
+
+
+def _restored(tail: nn.Module, tensors: dict[str, Tensor], part: str) -> nn.Module:
+    """A copy of the suspect's tail with the weights of one tuned copy."""
+    restored = copy.deepcopy(tail)
+    prefix = f"{part}."
+    restored.load_state_dict(
+        {
+            name.removeprefix(prefix): tensor
             for name, tensor in tensors.items()
-            if name.startswith(f"{part}.")
+            if name.startswith(prefix)
         }
-        restored = copy.deepcopy(tail)
-        restored.load_state_dict(state)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelLoadError(
-            f"{folder / _WEIGHTS} does not fit this suspect or is damaged: {reason}. Extract again"
-        ) from error
+    )
     return restored
 
 
@@ -213,7 +239,8 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
-def _replace(path: Path, write: Any) -> None:
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a draft beside ``path`` and move it there, so that no half-written file is found."""
     draft = path.with_name(path.name + ".part")
     write(draft)
     draft.replace(path)

@@ -64,7 +64,10 @@ def extract(
     notes += _shortfalls(expert, auxiliary)
     record = Record(
         suspect=suspect.origin.sha256,
+        source=suspect.origin.source,
         architecture=suspect.origin.architecture,
+        arch_args=dict(suspect.origin.arch_args),
+        preprocessing=suspect.preprocessing,
         num_classes=suspect.num_classes,
         cut=cut,
         settings=config,
