@@ -66,12 +66,19 @@ class NetworkGraph:
 
         Returns:
             trunk: pixels -> features; tail: features -> logits. ``tail(trunk(x))`` is the network.
+        Raises:
+            AuditError: the network has no such cut.
         """
         if cut == WHOLE:
             return nn.Identity(), copy.deepcopy(self._network)
+        if cut.node not in {known.node for known in self.cuts}:
+            raise AuditError(
+                f"this network cannot be cut after {cut.node!r}; another network, or another "
+                f"version of torch (this is {torch.__version__}), gave the place that name"
+            )
         trunk = _half(self._module, cut.node, after=False)
         tail = copy.deepcopy(_half(self._module, cut.node, after=True))
-        return trunk.requires_grad_(False).eval(), tail
+        return _frozen(trunk).eval(), tail
 
 
 def _export(network: nn.Module, example: Tensor) -> fx.GraphModule:
@@ -88,8 +95,21 @@ def _export(network: nn.Module, example: Tensor) -> fx.GraphModule:
     return program.module(check_guards=False)
 
 
-def _carries_batch(node: fx.Node) -> bool:
+def _carries_data(node: fx.Node) -> bool:
+    """Whether a tail that needs this node's output needs it across the cut."""
+    size = isinstance(node.meta.get("val"), torch.SymInt)
+    return node.op in ("placeholder", "call_function") and not size
+
+
+def _is_computed_tensor(node: fx.Node) -> bool:
     return node.op == "call_function" and isinstance(node.meta.get("val"), Tensor)
+
+
+def _last_tuned(module: fx.GraphModule, nodes: list[fx.Node]) -> int:
+    """Where a parameter is used for the last time: a cut behind it leaves nothing to tune."""
+    tuned = {name for name, values in module.named_parameters(remove_duplicate=False) if values.is_floating_point()}
+    used = {node for node in nodes if node.op == "get_attr" and node.target in tuned}
+    return max((i for i, node in enumerate(nodes) if used & set(node.all_input_nodes)), default=-1)
 
 
 def _find_cuts(module: fx.GraphModule, example: Tensor) -> tuple[Cut, ...]:
@@ -97,17 +117,19 @@ def _find_cuts(module: fx.GraphModule, example: Tensor) -> tuple[Cut, ...]:
     nodes = list(module.graph.nodes)
     (batch,) = (node.meta["val"].shape[0] for node in nodes if node.op == "placeholder")
     last_use = {used: i for i, node in enumerate(nodes) for used in node.all_input_nodes}
+    last_tuned = _last_tuned(module, nodes)
     total = sum(flops.values())
     spent = 0
     cuts: list[Cut] = []
     live: set[fx.Node] = set()
     for i, node in enumerate(nodes):
         spent += flops.get(node, 0)
-        if _carries_batch(node):
+        if _carries_data(node):
             live.add(node)
-        live = {tensor for tensor in live if last_use.get(tensor, -1) > i}
+        live = {values for values in live if last_use.get(values, -1) > i}
         behind = 1 - spent / total if total else 0.0
-        if behind > 0 and live == {node} and str(node.meta["val"].shape[0]) == str(batch):
+        useful = behind > 0 and i < last_tuned
+        if useful and live == {node} and _is_computed_tensor(node) and _rows(node) == str(batch):
             cuts.append(Cut(node.name, behind))
     if not cuts:
         raise AuditError(
@@ -115,6 +137,12 @@ def _find_cuts(module: fx.GraphModule, example: Tensor) -> tuple[Cut, ...]:
             "with tail_share = 1"
         )
     return tuple(cuts)
+
+
+def _rows(node: fx.Node) -> str:
+    """The first dimension, which is an expression of the batch size or a number."""
+    shape = node.meta["val"].shape
+    return str(shape[0]) if shape else ""
 
 
 class _FlopRecorder(fx.Interpreter):
@@ -134,6 +162,14 @@ def _flops_per_node(module: fx.GraphModule, example: Tensor) -> dict[fx.Node, in
     recorder = _FlopRecorder(module)
     recorder.run(example)
     return recorder.flops
+
+
+def _frozen(trunk: fx.GraphModule) -> fx.GraphModule:
+    """The trunk over the same memory, but without the network's own parameters to switch off."""
+    for layer in trunk.modules():
+        for name, values in layer.named_parameters(recurse=False, remove_duplicate=False):
+            setattr(layer, name, nn.Parameter(values.detach(), requires_grad=False))
+    return trunk
 
 
 def _half(module: fx.GraphModule, name: str, *, after: bool) -> fx.GraphModule:
