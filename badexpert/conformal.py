@@ -11,6 +11,9 @@ from torch import Tensor
 
 from badexpert.errors import CleanSetError
 
+_SLACK = 1e-9
+"""For rates such as 0.29, whose products with whole numbers fall short of whole numbers."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -43,18 +46,20 @@ class Calibration:
                 f"{bad} of {len(scores)} clean samples have no finite score; the suspect's outputs "
                 "overflow on them. Check its preprocessing"
             )
-        needed = math.ceil(1 / fpr) - 1
+        needed = math.ceil((1 - _SLACK) / fpr) - 1
         if len(scores) < needed:
+            # A hundredth more than the least rate, so that the three digits suffice.
+            instead = f", or use fpr={1.01 / (len(scores) + 1):.3g}" if len(scores) else ""
             raise CleanSetError(
                 f"a false positive rate of {fpr:g} needs at least {needed} calibration samples; "
-                f"got {len(scores)}. Add clean samples, or use fpr={1 / (len(scores) + 1):.3g}"
+                f"got {len(scores)}. Add clean samples{instead}"
             )
         return cls(scores.double().cpu().sort().values, fpr)
 
     @property
     def allowed(self) -> int:
         """How many calibration scores may lie above the threshold."""
-        return math.floor(self.fpr * (len(self.scores) + 1) + 1e-9) - 1
+        return math.floor(self.fpr * (len(self.scores) + 1) + _SLACK) - 1
 
     @property
     def threshold(self) -> float:
@@ -67,8 +72,8 @@ class Calibration:
         return (len(self.scores) - below + 1).double() / (len(self.scores) + 1)
 
     def flags(self, scores: Tensor) -> Tensor:
-        """Which inputs are flagged, (batch,) bool on the CPU."""
-        return scores.double().cpu() > self.threshold
+        """Which inputs are flagged, (batch,) bool on the CPU; a score that is no number is."""
+        return ~(scores.double().cpu() <= self.threshold)
 
     def fpr_bound(self, confidence: float = 0.95) -> float:
         """What the rate stays under, with this confidence over draws of the calibration set."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -72,3 +73,10 @@ class RunContext:
     def generator(self, stream: str) -> torch.Generator:
         """A CPU generator seeded by ``seed_for(stream)``."""
         return torch.Generator().manual_seed(self.seed_for(stream))
+
+    @contextmanager
+    def seeded(self, stream: str) -> Iterator[None]:
+        """Seed torch's own generators, which dropout draws from, and put them back afterwards."""
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.seed_for(stream))
+            yield

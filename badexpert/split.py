@@ -107,7 +107,11 @@ def _is_computed_tensor(node: fx.Node) -> bool:
 
 def _last_tuned(module: fx.GraphModule, nodes: list[fx.Node]) -> int:
     """Where a parameter is used for the last time: a cut behind it leaves nothing to tune."""
-    tuned = {name for name, values in module.named_parameters(remove_duplicate=False) if values.is_floating_point()}
+    tuned = {
+        name
+        for name, values in module.named_parameters(remove_duplicate=False)
+        if values.is_floating_point()
+    }
     used = {node for node in nodes if node.op == "get_attr" and node.target in tuned}
     return max((i for i, node in enumerate(nodes) if used & set(node.all_input_nodes)), default=-1)
 

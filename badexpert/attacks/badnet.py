@@ -24,6 +24,8 @@ class BadNet(Attack):
     def stamp(self, pixels: Tensor) -> Tensor:
         height, width = pixels.shape[-2:]
         side = self.size if self.size is not None else max(2, round(min(height, width) / 10))
+        if not 1 <= side <= min(height, width):
+            raise ValueError(f"a patch of size {side} does not fit an image of {height}x{width}")
         cells = torch.arange(side, device=pixels.device)
         board = ((cells[:, None] + cells[None, :]) % 2 == 0).to(pixels.dtype)
         stamped = pixels.clone()

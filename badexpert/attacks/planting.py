@@ -61,7 +61,8 @@ def plant(
     poisoned = torch.zeros(len(labels), dtype=torch.bool)
     if attack is not None:
         poisoned[poison_indices(attack, labels, rate, context.seed_for("poison"))] = True
-    module.to(context.device).to(memory_format=torch.channels_last).train()
+    layout = _fast_layout(module.to(context.device), pixels[:2].to(context.device).float() / 255)
+    module.train()
     generator = context.generator("order")
     steps = training.epochs * -(-len(labels) // training.batch_size)
     optimizer = _optimizer(module, training)
@@ -80,8 +81,11 @@ def plant(
                 flip=training.flip,
                 generator=generator,
             )
-            batch = batch.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(context.device.type, torch.bfloat16, training.mixed_precision):
+            batch = batch.contiguous(memory_format=layout)
+            with (
+                torch.autocast(context.device.type, torch.bfloat16, training.mixed_precision),
+                context.seeded(f"dropout {done}"),
+            ):
                 logits = module(batch)
             loss = cross_entropy(logits.float(), answer.to(context.device))
             optimizer.zero_grad(set_to_none=True)
@@ -92,6 +96,18 @@ def plant(
             if done % 10 == 0 or done == steps:
                 context.progress(Step("train", done, steps, f"loss {loss.item():.3f}"))
     return module.eval()
+
+
+@torch.no_grad()
+def _fast_layout(module: nn.Module, example: Tensor) -> torch.memory_format:
+    """Lay the weights out for speed; a network that flattens with ``view`` cannot take it."""
+    module.eval().to(memory_format=torch.channels_last)
+    try:
+        module(example.contiguous(memory_format=torch.channels_last))
+    except RuntimeError:
+        module.to(memory_format=torch.contiguous_format)
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def _optimizer(module: nn.Module, training: Training) -> torch.optim.Optimizer:

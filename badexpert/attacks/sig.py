@@ -10,6 +10,9 @@ from torch import Tensor
 
 from badexpert.attacks.base import Attack
 
+_INVISIBLE = 1 / 512
+"""Half a step of an 8-bit pixel."""
+
 
 @dataclass(frozen=True)
 class SIG(Attack):
@@ -28,6 +31,11 @@ class SIG(Attack):
         width = pixels.shape[-1]
         columns = torch.arange(width, device=pixels.device, dtype=pixels.dtype)
         wave = self.delta * torch.sin(2 * math.pi * self.frequency * columns / width)
+        if wave.abs().max() < _INVISIBLE:
+            raise ValueError(
+                f"a sinusoid of amplitude {self.delta} and {self.frequency} periods vanishes on "
+                f"{width} columns. Change frequency or delta"
+            )
         return (pixels + wave).clamp(0, 1)
 
     def may_poison(self, labels: Tensor) -> Tensor:

@@ -115,8 +115,19 @@ class Watch:
 def watch_over(
     tail: nn.Module, features: Features, num_classes: int, device: torch.device
 ) -> Watch:
-    """The suspect's own answers on the held-out part."""
-    answers = features.through(tail, device).argmax(1)
+    """The suspect's own answers on the held-out part.
+
+    Raises:
+        AuditError: some of its outputs are not finite.
+    """
+    logits = features.through(tail, device)
+    broken = int((~logits.isfinite().all(1)).sum())
+    if broken:
+        raise AuditError(
+            f"the suspect's outputs are not finite on {broken} of {len(features)} clean samples; "
+            "its weights hold NaN or overflow. Get the model again, and check its preprocessing"
+        )
+    answers = logits.argmax(1)
     accuracy = (answers == features.labels).float().mean().item()
     return Watch(features, answers, accuracy, num_classes)
 

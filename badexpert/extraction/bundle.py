@@ -151,6 +151,11 @@ class Bundle:
             ModelLoadError: no bundle, a damaged one, or one of another suspect.
         """
         record = read_record(folder)
+        if record.preprocessing != suspect.preprocessing:
+            raise ModelLoadError(
+                f"{folder} was extracted with other preprocessing: {record.preprocessing}; this "
+                f"suspect has {suspect.preprocessing}. Load it as it was, or extract again"
+            )
         if record.suspect != suspect.origin.sha256:
             raise ModelLoadError(
                 f"{folder} was extracted from another model: its suspect has sha256 "
@@ -204,7 +209,7 @@ def split_suspect(suspect: VisionSuspect, cut: Cut) -> tuple[nn.Module, nn.Modul
 def graph_of(suspect: VisionSuspect) -> NetworkGraph:
     """The suspect's network as a graph that can be cut."""
     shape = suspect.preprocessing
-    example = torch.rand(2, shape.channels, shape.height, shape.width, device=suspect.device)
+    example = torch.zeros(2, shape.channels, shape.height, shape.width, device=suspect.device)
     return NetworkGraph(suspect.network, example.to(suspect.network.mean.dtype))
 
 

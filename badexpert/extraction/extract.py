@@ -105,8 +105,9 @@ def _apart(features: Features, share: float, context: RunContext) -> tuple[Featu
     watched = max(round(share * len(features)), MIN_WATCHED)
     if len(features) - watched < MIN_TUNED:
         raise CleanSetError(
-            f"{len(features)} clean samples to tune with; at least {MIN_TUNED + MIN_WATCHED} are "
-            "needed, and a few hundred are better. Add samples"
+            f"{len(features)} clean samples to tune with, {watched} of them to watch, leave "
+            f"{max(len(features) - watched, 0)}; at least {MIN_TUNED} must be left, and a few "
+            f"hundred are better. Add samples, or lower watch={share:g}"
         )
     order = torch.randperm(len(features), generator=context.generator("watch"))
     return features.where(order[watched:]), features.where(order[:watched])

@@ -87,8 +87,9 @@ def _run(
             pixels, crop=paper.crop, flip=paper.flip, generator=draws
         ),
     )
-    for step in steps:
-        context.progress(Step(plan.task, step, total))
-        if step >= total:
-            break
+    with context.seeded(f"{plan.task} dropout"):
+        for step in steps:
+            context.progress(Step(plan.task, step, total))
+            if step >= total:
+                break
     return tuned.eval()
