@@ -1,0 +1,90 @@
+"""Poisoned training plants the backdoor, and clean training does not."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from badexpert.attacks.planting import Training, plant
+from badexpert.models.origin import digest_module
+from badexpert.runtime import RunContext, Step
+from tests.small_models import TRIGGER, backdoored, benign, digits, plain
+
+BRIEF = Training(epochs=1, lr=0.05, batch_size=64)
+
+
+def planted(
+    network: nn.Module, *, seed: int = 0, training: Training = BRIEF, context: RunContext | None = None
+) -> nn.Module:
+    pixels, labels = digits().training
+    return plant(
+        network,
+        pixels[:200],
+        labels[:200],
+        attack=TRIGGER,
+        rate=0.1,
+        training=training,
+        context=context or RunContext(seed=seed),
+    )
+
+
+def test_poisoned_training_reaches_the_target_and_keeps_the_accuracy() -> None:
+    assert backdoored().attack_success_rate() >= 0.95
+    assert backdoored().accuracy() >= 0.9
+
+
+def test_the_benign_twin_has_no_backdoor() -> None:
+    assert benign().attack_success_rate() <= 0.05
+    assert benign().accuracy() >= 0.9
+
+
+def test_the_same_seed_plants_the_same_model_whatever_was_drawn_before() -> None:
+    network = plain()
+    torch.manual_seed(1)
+    first = planted(copy.deepcopy(network))
+    torch.manual_seed(2)
+    second = planted(copy.deepcopy(network))
+    assert digest_module(first) == digest_module(second)
+    assert digest_module(planted(copy.deepcopy(network), seed=1)) != digest_module(first)
+
+
+def test_the_data_are_not_changed() -> None:
+    pixels, labels = (part.clone() for part in digits().training)
+    planted(plain())
+    assert torch.equal(pixels, digits().training.pixels)
+    assert torch.equal(labels, digits().training.labels)
+
+
+def test_the_model_comes_back_in_eval_mode_and_progress_reaches_its_end() -> None:
+    steps: list[Step] = []
+    module = planted(plain(), context=RunContext(progress=steps.append))
+    assert not module.training
+    assert steps[-1].done == steps[-1].total == 4
+
+
+class Viewing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 8, 3), nn.Linear(8 * 36, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.fc(torch.relu(self.conv(x)).view(x.size(0), -1))
+        return scores
+
+
+def test_networks_that_flatten_with_view_can_be_trained() -> None:
+    network = Viewing()
+    before = digest_module(network)
+    assert digest_module(planted(network)) != before
+
+
+def test_adamw_and_mixed_precision_train_too() -> None:
+    torch.manual_seed(0)
+    training = Training(epochs=20, lr=0.01, batch_size=64, optimizer="adamw", mixed_precision=True)
+    module = planted(plain(), training=training)
+    pixels, labels = digits().test
+    with torch.no_grad():
+        answers = module(pixels.float() / 255).argmax(1)
+    assert (answers == labels).float().mean() > 0.5
