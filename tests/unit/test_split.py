@@ -234,7 +234,8 @@ def test_the_halves_are_the_network_for_every_cut_and_batch_size(name: str) -> N
     with torch.no_grad():
         expected = {count: network(images(count)) for count in (1, 3)}
         assert not same(expected[3][0], expected[3][1])
-        for cut in graph.cuts:
+        # All cuts, but every second or third of long networks, which repeat themselves.
+        for cut in graph.cuts[:: 1 + len(graph.cuts) // 30]:
             trunk, tail = graph.split(cut)
             for count, scores in expected.items():
                 features = trunk(images(count))
