@@ -26,7 +26,6 @@ from badexpert.runtime import RunContext
 TRIGGER = BadNet(size=3)
 POISON_RATE = 0.1
 PLAN = Preprocessing(height=8, width=8, channels=1, mean=(0.0,), std=(1.0,))
-TRAINING = Training(epochs=12, lr=0.1, batch_size=64)
 
 
 class Samples(NamedTuple):
@@ -164,7 +163,8 @@ def trained(
     data: Digits,
     *,
     attack: Attack | None = TRIGGER,
-    training: Training = TRAINING,
+    epochs: int = 12,
+    lr: float = 0.1,
 ) -> Model:
     """Train a network, freshly initialised from a fixed seed, on poisoned or on clean digits."""
     torch.manual_seed(0)
@@ -176,7 +176,7 @@ def trained(
         *data.training,
         attack=attack,
         rate=POISON_RATE,
-        training=training,
+        training=Training(epochs=epochs, lr=lr, batch_size=64),
         context=RunContext(),
     )
     return Model(VisionSuspect.from_module(network, PLAN), data, attack or TRIGGER)
@@ -190,6 +190,12 @@ def backdoored() -> Model:
 @cache
 def benign() -> Model:
     return trained(convolutional(), digits(), attack=None)
+
+
+@cache
+def with_dropout() -> Model:
+    """Backdoored, with dropout and without batch-norm."""
+    return trained(plain(), digits(), epochs=20, lr=0.05)
 
 
 @cache

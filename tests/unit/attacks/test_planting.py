@@ -16,7 +16,11 @@ BRIEF = Training(epochs=1, lr=0.05, batch_size=64)
 
 
 def planted(
-    network: nn.Module, *, seed: int = 0, training: Training = BRIEF, context: RunContext | None = None
+    network: nn.Module,
+    *,
+    seed: int = 0,
+    training: Training = BRIEF,
+    context: RunContext | None = None,
 ) -> nn.Module:
     pixels, labels = digits().training
     return plant(
