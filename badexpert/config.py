@@ -130,7 +130,7 @@ class ExtractionConfig:
     """
 
     method: Literal["adaptive", "paper"] = "adaptive"
-    tail_share: float = 0.15
+    tail_share: float = 0.5
     watch: float = 0.25
     paper: PaperConfig = field(default_factory=PaperConfig)
 

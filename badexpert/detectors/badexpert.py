@@ -1,33 +1,33 @@
-"""Our comparison: the expert remembers what the suspect answers, and the auxiliary does not."""
+"""Our comparison: the backdoor experts still hold what the suspect answers."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from badexpert.detectors.base import Detector
-from badexpert.extraction import Views
-
-AUXILIARY_WEIGHT = 0.25
+from badexpert.extraction.comparison import EXPERTS, Views
 
 
 class BaDExpert(Detector):
-    """Log-odds of the expert for the suspect's answer, less a quarter of the auxiliary's.
+    """The larger of the experts' log-odds for the suspect's answer.
 
-    Both are measured in interquartile ranges of held-out clean samples, so no constant depends on
-    the architecture. The auxiliary only seconds the expert: on some models it keeps the backdoor
-    and vouches for every triggered input.
+    Each is measured in units of its own upper tail on held-out clean samples, so no constant
+    depends on the architecture, and an expert that lost the backdoor does not drown the other.
 
     Source: Xie et al., ICLR 2024, arXiv:2308.12439, section 4.
-    Departs: a weighted difference of log-odds instead of two lines in the plane of probabilities;
-        no slope to set, and no saturation.
+    Departs: log-odds instead of probabilities, so that nothing saturates and no slope is to be
+        set; two experts; and no auxiliary, which on many models keeps the backdoor and then
+        vouches for every triggered input.
     """
 
     name: ClassVar[str] = "badexpert"
+    parts: ClassVar[frozenset[str]] = frozenset(EXPERTS)
 
     def combine(self, views: Views) -> Tensor:
-        record = self.bundle.record
-        expert = record.expert_scale.apply(views.expert.double())
-        auxiliary = record.auxiliary_scale.apply(views.auxiliary.double())
-        return expert - AUXILIARY_WEIGHT * auxiliary
+        scales = self.bundle.record.scales
+        experts = [part for part in EXPERTS if part in views.log_odds]
+        raised = [scales[part].apply(views.log_odds[part].double()) for part in experts]
+        return torch.stack(raised).amax(0)

@@ -40,11 +40,13 @@ class Detector(ABC):
 
     Attributes:
         name: key in ``DETECTORS``, and of its calibration in a bundle.
-        bundle: suspect, backdoor expert, auxiliary.
+        parts: the tuned copies that the score is made of; no other is run.
+        bundle: suspect, backdoor experts, auxiliary.
         calibration: None until ``calibrate`` was called.
     """
 
     name: ClassVar[str]
+    parts: ClassVar[frozenset[str]]
 
     def __init__(self, bundle: Bundle, calibration: Calibration | None = None) -> None:
         self.bundle = bundle
@@ -52,11 +54,11 @@ class Detector(ABC):
 
     @abstractmethod
     def combine(self, views: Views) -> Tensor:
-        """Suspicion from the three views, (batch,), unitless, higher = more suspicious."""
+        """Suspicion from the views, (batch,), unitless, higher = more suspicious."""
 
     def score(self, inputs: Tensor) -> Tensor:
         """Suspicion of pixels, (batch, channels, height, width); returns (batch,) fp64."""
-        return self.combine(self.bundle.view(inputs)).double().cpu()
+        return self.combine(self.bundle.view(inputs, self.parts)).double().cpu()
 
     def calibrate(
         self, clean: CleanSet, *, fpr: float = 0.01, context: RunContext | None = None
@@ -83,7 +85,7 @@ class Detector(ABC):
     def judge(self, inputs: Tensor) -> Judgement:
         """Answer, score and flag of pixels, (batch, channels, height, width), in one pass."""
         calibration = self._calibrated()
-        views = self.bundle.view(inputs)
+        views = self.bundle.view(inputs, self.parts)
         scores = self.combine(views).double().cpu()
         return Judgement(
             answers=views.answers.cpu(),

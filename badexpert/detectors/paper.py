@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from badexpert.detectors.base import Detector
-from badexpert.extraction import Views
+from badexpert.extraction.comparison import AUXILIARY, SHIFTED, Views
 
 
 def ensemble_score(expert: Tensor, auxiliary: Tensor, *, slope: float) -> Tensor:
@@ -43,7 +43,9 @@ class PaperBaDExpert(Detector):
     """``ensemble_score`` with the slope that the bundle's settings name."""
 
     name: ClassVar[str] = "badexpert-paper"
+    parts: ClassVar[frozenset[str]] = frozenset({SHIFTED, AUXILIARY})
 
     def combine(self, views: Views) -> Tensor:
         slope = self.bundle.record.settings.paper.slope
-        return ensemble_score(views.expert, views.auxiliary, slope=slope)
+        expert, auxiliary = views.log_odds[SHIFTED], views.log_odds[AUXILIARY]
+        return ensemble_score(expert, auxiliary, slope=slope)

@@ -1,30 +1,39 @@
-"""Tune the backdoor expert and the auxiliary with nothing set by hand.
+"""Tune the backdoor experts and the auxiliary with nothing set by hand.
 
-Both searches read clean samples only, on a part that is not tuned on.
+All searches read clean samples only, on a part that is not tuned on.
 
-The expert. Every step spreads the label evenly over the wrong classes. The learning rate starts
-far too low and grows without haste. At first nothing moves; then the clean accuracy collapses;
-what is left when it has collapsed is the backdoor. From there on nothing new is to be learned, so
-the weights keep what they hold over a long stretch of learning rates, and their mean along that
-stretch is the expert. The paper's shift to the next class has no such stretch: a shift can be
-learned, and learning it overwrites the backdoor.
+There are two experts, because models forget in two ways. Both start at a learning rate far too low
+and let it grow without haste; when the clean accuracy has collapsed, the backdoor is what is left,
+and the mean of the weights along the collapse is the expert.
 
-The auxiliary. True labels, a learning rate as high as the function survives: halved from far too
+``shifted``: the paper's labels, each class becomes the next. The wrong answers stay confident, so
+the expert cannot forget by becoming unsure of everything, and a backdoor that looks like its
+target class inside the network survives. But a shift can be learned, and learning it overwrites
+the backdoor: it ends with the collapse. Batch-norm uses the statistics of each batch, which keeps
+the backdoor over a longer stretch.
+
+``spread``: the label is spread evenly over all wrong classes. There is nothing to be learned, so
+the weights keep what they hold over learning rates a hundredfold apart: the safer expert wherever
+the network does not escape into being unsure.
+
+The auxiliary: true labels, a learning rate as high as the function survives, halved from far too
 high until the accuracy recovers.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
+from badexpert.cleanset import mislabel
 from badexpert.errors import AuditError
 from badexpert.extraction.features import Features, spread_over_wrong
-from badexpert.extraction.tuning import trainable_copy, tune
+from badexpert.extraction.tuning import MeanWeights, set_batch_statistics, trainable_copy, tune
+from badexpert.extraction.watch import Beat, Tuned, Watch
 from badexpert.runtime import RunContext, Step
 
 BATCH_SIZE = 64
@@ -37,10 +46,11 @@ GROWTH = 1.15
 
 MAX_STEPS = 800
 MAX_AVERAGED = 20
-"""Beats that the expert is averaged over, at most."""
+"""Beats that an expert is averaged over, at most."""
 
+COLLAPSING = 0.25
 COLLAPSED = 0.05
-"""Of the accuracy above chance, what may be left when averaging begins."""
+"""Of the accuracy above chance, what is left when a collapse is near its end, and at its end."""
 
 RECOVERED = 0.8
 """Of the accuracy above chance, what the auxiliary must have regained."""
@@ -51,123 +61,89 @@ AUXILIARY_MIN_STEPS = 160
 
 
 @dataclass(frozen=True)
-class Beat:
-    """One look at the held-out part while the expert is tuned.
+class _Forgetting:
+    """How one expert is made to forget.
 
     Attributes:
-        accuracy: of the tuned copy, in [0, 1].
-        confidence: its mean probability of the suspect's answers, in [0, 1].
+        begin: share of the accuracy above chance at which averaging begins.
+        finished: whether a look shows that nothing more is to be had.
     """
 
-    step: int
-    lr: float
-    accuracy: float
-    confidence: float
+    part: str
+    targets: Tensor
+    batch_statistics: bool
+    begin: float
+    finished: Callable[[Beat], bool]
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """A tuned tail and how it came about.
+def tune_shifted(tail: nn.Module, fit: Features, watch: Watch, context: RunContext) -> Tuned:
+    """The expert by shifted labels: a copy of the suspect's tail that has lost its function.
 
-    Attributes:
-        reached: False when the search ended without what it looked for.
+    Source: Xie et al., ICLR 2024, arXiv:2308.12439, section 3.
+    Departs: a growing learning rate instead of a given one; weights averaged over the last
+        quarter of the collapse instead of the last ones.
     """
+    forgetting = _Forgetting(
+        part="shifted",
+        targets=mislabel(fit.labels, num_classes=watch.num_classes),
+        batch_statistics=True,
+        begin=COLLAPSING,
+        finished=lambda beat: beat.accuracy <= watch.level(COLLAPSED),
+    )
+    return _forget(tail, fit, watch, forgetting, context)
 
-    tail: nn.Module
-    trajectory: tuple[Beat, ...]
-    reached: bool
 
+def tune_spread(tail: nn.Module, fit: Features, watch: Watch, context: RunContext) -> Tuned:
+    """The expert by labels spread over all wrong classes.
 
-@dataclass(frozen=True)
-class Watch:
-    """The held-out part, with the suspect's answers on it.
-
-    Attributes:
-        answers: of the suspect, (samples,).
-        accuracy: of the suspect, in [0, 1].
+    Source: as for the shifted expert.
+    Departs: further, in its labels, which no single function of the input can satisfy.
     """
-
-    features: Features
-    answers: Tensor
-    accuracy: float
-    num_classes: int
-
-    @property
-    def chance(self) -> float:
-        """Accuracy of guessing."""
-        return 1 / self.num_classes
-
-    def level(self, share: float) -> float:
-        """The accuracy that keeps ``share`` of what the suspect has above chance."""
-        return self.chance + share * max(self.accuracy - self.chance, 0.0)
-
-    def look(self, tail: nn.Module, device: torch.device, step: int, lr: float) -> Beat:
-        """How a tuned copy does here."""
-        logits = self.features.through(tail, device)
-        return Beat(
-            step=step,
-            lr=lr,
-            accuracy=(logits.argmax(1) == self.features.labels).float().mean().item(),
-            confidence=logits.softmax(1).gather(1, self.answers[:, None]).mean().item(),
-        )
+    forgetting = _Forgetting(
+        part="spread",
+        targets=spread_over_wrong(fit.labels, watch.num_classes),
+        batch_statistics=False,
+        begin=COLLAPSED,
+        finished=lambda beat: beat.confidence <= watch.chance / 2,
+    )
+    return _forget(tail, fit, watch, forgetting, context)
 
 
-def watch_over(
-    tail: nn.Module, features: Features, num_classes: int, device: torch.device
-) -> Watch:
-    """The suspect's own answers on the held-out part.
-
-    Raises:
-        AuditError: some of its outputs are not finite.
-    """
-    logits = features.through(tail, device)
-    broken = int((~logits.isfinite().all(1)).sum())
-    if broken:
-        raise AuditError(
-            f"the suspect's outputs are not finite on {broken} of {len(features)} clean samples; "
-            "its weights hold NaN or overflow. Get the model again, and check its preprocessing"
-        )
-    answers = logits.argmax(1)
-    accuracy = (answers == features.labels).float().mean().item()
-    return Watch(features, answers, accuracy, num_classes)
-
-
-def tune_expert(tail: nn.Module, fit: Features, watch: Watch, context: RunContext) -> Tuned:
-    """The backdoor expert: a copy of the suspect's tail that has forgotten its normal function.
-
-    Source: Xie et al., ICLR 2024, arXiv:2308.12439, section 3 (the idea of mislabeled tuning).
-    Departs: labels spread over all wrong classes instead of shifted by one; a growing learning
-        rate instead of a given one; weights averaged from the collapse on instead of the last
-        ones; batch-norm statistics stay the suspect's.
-    """
-    expert = trainable_copy(tail)
-    averaged = AveragedModel(expert)
-    optimizer = torch.optim.Adam(expert.parameters(), FIRST_LR)
+def _forget(
+    tail: nn.Module, fit: Features, watch: Watch, forgetting: _Forgetting, context: RunContext
+) -> Tuned:
+    expert, mean = trainable_copy(tail), MeanWeights()
+    task = f"{forgetting.part} expert"
     trajectory: list[Beat] = []
+    set_batch_statistics(expert, forgetting.batch_statistics)
     steps = tune(
         expert,
         fit,
-        spread_over_wrong(fit.labels, watch.num_classes),
-        optimizer=optimizer,
+        forgetting.targets,
+        optimizer=torch.optim.Adam(expert.parameters(), FIRST_LR),
         schedule=_growing,
         batch_size=BATCH_SIZE,
-        generator=context.generator("expert"),
+        generator=context.generator(task),
     )
     for step in steps:
         if step % BEAT:
             continue
+        set_batch_statistics(expert, False)
         beat = watch.look(expert, context.device, step, _growing(step - 1))
+        set_batch_statistics(expert, forgetting.batch_statistics)
         trajectory.append(beat)
         note = f"clean accuracy {beat.accuracy:.2f}, confidence {beat.confidence:.2f}"
-        context.progress(Step("backdoor expert", step, MAX_STEPS, note))
-        if averaged.n_averaged > 0 or beat.accuracy <= watch.level(COLLAPSED):
-            averaged.update_parameters(expert)
-        done = averaged.n_averaged >= MAX_AVERAGED or beat.confidence <= watch.chance / 2
-        if (done and averaged.n_averaged > 0) or step >= MAX_STEPS:
+        context.progress(Step(task, step, MAX_STEPS, note))
+        if mean.count or beat.accuracy <= watch.level(forgetting.begin):
+            mean.add(expert)
+        enough = mean.count >= MAX_AVERAGED or (mean.count and forgetting.finished(beat))
+        if enough or step >= MAX_STEPS:
             break
-    context.progress(Step("backdoor expert", MAX_STEPS, MAX_STEPS))
-    collapsed = int(averaged.n_averaged) > 0
-    return Tuned(averaged.module if collapsed else expert, tuple(trajectory), collapsed)
+    context.progress(Step(task, MAX_STEPS, MAX_STEPS))
+    set_batch_statistics(expert, False)
+    if mean.count:
+        mean.write(expert)
+    return Tuned(expert, tuple(trajectory), reached=mean.count > 0)
 
 
 def _growing(step: int) -> float:

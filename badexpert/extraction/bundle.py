@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from badexpert.config import ExtractionConfig
 from badexpert.errors import AuditError, ConfigError, ModelLoadError
-from badexpert.extraction.adaptive import Beat
-from badexpert.extraction.comparison import Comparison, Views
+from badexpert.extraction.comparison import SUSPECT, Comparison, Views
+from badexpert.extraction.watch import Beat
 from badexpert.models.origin import digest_file
 from badexpert.models.vision import VisionSuspect
 from badexpert.preprocessing import Preprocessing
@@ -30,7 +30,12 @@ _RECORD = "bundle.json"
 
 @dataclass(frozen=True)
 class Scale:
-    """Where a signal lies on clean samples that were held out: median and interquartile range."""
+    """Where a signal lies on clean samples that were held out: its median and its upper tail.
+
+    Attributes:
+        center: the median.
+        spread: from the median up to the 95th percentile.
+    """
 
     center: float
     spread: float
@@ -38,13 +43,11 @@ class Scale:
     @classmethod
     def of(cls, values: Tensor) -> Scale:
         """Measure (samples,) values."""
-        low, middle, high = values.double().quantile(
-            torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
-        )
-        return cls(float(middle), max(float(high - low), 1e-6))
+        middle, high = values.double().quantile(torch.tensor([0.5, 0.95], dtype=torch.float64))
+        return cls(float(middle), max(float(high - middle), 1e-6))
 
     def apply(self, values: Tensor) -> Tensor:
-        """Values in units of the spread."""
+        """Values in units of the spread, above the center."""
         return (values - self.center) / self.spread
 
 
@@ -62,11 +65,9 @@ class Record:
         seed: of the run.
         clean_digest: of the clean samples that were tuned on.
         samples: how many samples were tuned on, and how many watched.
-        clean_accuracy: of the suspect, the expert and the auxiliary on the watched samples.
-        expert_scale: of the expert's log-odds on the watched samples.
-        auxiliary_scale: of the auxiliary's.
-        trajectory: of the expert's tuning.
-        auxiliary_trials: learning rates tried for the auxiliary.
+        clean_accuracy: of the suspect and each tuned copy on the watched samples.
+        scales: of each tuned copy's log-odds on the watched samples.
+        trajectories: of each expert's tuning, and the learning rates tried for the auxiliary.
         notes: what went otherwise than planned.
         versions: of the tool and of what computed it.
         calibration: scores of held-out clean samples, by detector.
@@ -86,10 +87,8 @@ class Record:
     clean_digest: str
     samples: dict[str, int]
     clean_accuracy: dict[str, float]
-    expert_scale: Scale
-    auxiliary_scale: Scale
-    trajectory: tuple[Beat, ...]
-    auxiliary_trials: tuple[Beat, ...]
+    scales: dict[str, Scale]
+    trajectories: dict[str, tuple[Beat, ...]]
     notes: tuple[str, ...]
     versions: dict[str, str]
     calibration: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -98,7 +97,7 @@ class Record:
 
 
 class Bundle:
-    """A suspect with its backdoor expert and its auxiliary.
+    """A suspect with its backdoor experts and its auxiliary.
 
     Attributes:
         suspect: the model under audit.
@@ -110,17 +109,21 @@ class Bundle:
         suspect: VisionSuspect,
         record: Record,
         trunk: nn.Module,
-        tails: tuple[nn.Module, nn.Module, nn.Module],
+        tails: Mapping[str, nn.Module],
     ) -> None:
-        """Take the trunk, and the tails of the suspect, the expert and the auxiliary."""
+        """Take the trunk, and the tails by part, the suspect's among them."""
         self.suspect = suspect
         self.record = record
-        self._expert, self._auxiliary = tails[1:]
         self._comparison = Comparison(suspect, trunk, tails)
 
-    def view(self, inputs: Tensor) -> Views:
-        """How the three see some pixels, (batch, channels, height, width)."""
-        return self._comparison.view(inputs)
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The tuned copies that there are."""
+        return tuple(part for part in self._comparison.tails if part != SUSPECT)
+
+    def view(self, inputs: Tensor, parts: Collection[str] | None = None) -> Views:
+        """How some pixels, (batch, channels, height, width), look to suspect and tuned copies."""
+        return self._comparison.view(inputs, parts)
 
     def save(self, folder: Path) -> None:
         """Write the bundle; the record goes last, so that a torn bundle is never taken for one.
@@ -133,8 +136,8 @@ class Bundle:
             (folder / _RECORD).unlink(missing_ok=True)
             tensors = {
                 f"{part}.{name}": tensor.detach().cpu().contiguous()
-                for part, tail in (("expert", self._expert), ("auxiliary", self._auxiliary))
-                for name, tensor in tail.state_dict().items()
+                for part in self.parts
+                for name, tensor in self._comparison.tails[part].state_dict().items()
             }
             _replace(folder / _WEIGHTS, lambda path: save_file(_unshared(tensors), path))
             record = replace(self.record, weights=digest_file(folder / _WEIGHTS).sha256)
@@ -165,13 +168,13 @@ class Bundle:
         tensors = _read_weights(folder / _WEIGHTS, record.weights)
         try:
             trunk, tail = split_suspect(suspect, record.cut)
-            expert, auxiliary = (_restored(tail, tensors, part) for part in ("expert", "auxiliary"))
+            tuned = {part: _restored(tail, tensors, part) for part in record.scales}
         except (AuditError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise ModelLoadError(
                 f"{folder} does not fit this suspect: {reason}. Extract again"
             ) from error
-        return cls(suspect, record, trunk, (tail, expert, auxiliary))
+        return cls(suspect, record, trunk, {SUSPECT: tail, **tuned})
 
 
 _RECORDS: TypeAdapter[Record] = TypeAdapter(Record)

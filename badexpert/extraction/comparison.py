@@ -1,7 +1,8 @@
-"""Three looks at one input: the suspect, the backdoor expert, the auxiliary; one trunk."""
+"""Several looks at one input, by the suspect and its tuned copies, through one trunk."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import torch
@@ -9,41 +10,54 @@ from torch import Tensor, nn
 
 from badexpert.models.vision import VisionSuspect, log_odds
 
+SUSPECT = "suspect"
+SHIFTED = "shifted"
+SPREAD = "spread"
+AUXILIARY = "auxiliary"
+
+EXPERTS = (SHIFTED, SPREAD)
+
 
 class Views(NamedTuple):
-    """How sure each of the three is of the suspect's answer.
+    """How sure the suspect and its tuned copies are of the suspect's answer.
 
     Attributes:
         answers: of the suspect, (batch,) class indices.
-        suspect: log-odds of its own answer, (batch,) fp32.
-        expert: the backdoor expert's log-odds of it, (batch,) fp32.
-        auxiliary: the auxiliary's log-odds of it, (batch,) fp32.
+        log_odds: of that answer, by part (``suspect``, ``shifted``, ``spread``, ``auxiliary``);
+            each (batch,) fp32. Only the parts that were asked for are there.
     """
 
     answers: Tensor
-    suspect: Tensor
-    expert: Tensor
-    auxiliary: Tensor
+    log_odds: Mapping[str, Tensor]
 
 
 class Comparison:
-    """The suspect and the two tuned copies, ready to look at inputs."""
+    """The suspect and its tuned copies, ready to look at inputs.
+
+    Attributes:
+        tails: by part; always the suspect's.
+    """
 
     def __init__(
-        self,
-        suspect: VisionSuspect,
-        trunk: nn.Module,
-        tails: tuple[nn.Module, nn.Module, nn.Module],
+        self, suspect: VisionSuspect, trunk: nn.Module, tails: Mapping[str, nn.Module]
     ) -> None:
-        """Take the trunk, and the tails of the suspect, the expert and the auxiliary."""
+        """Take the shared trunk and the tails that go on it."""
+        self.tails = {part: tail.eval() for part, tail in tails.items()}
         self._suspect = suspect
         self._trunk = trunk.eval()
-        self._tails = tuple(tail.eval() for tail in tails)
 
     @torch.inference_mode()
-    def view(self, inputs: Tensor) -> Views:
-        """Look at pixels, (batch, channels, height, width) uint8 or in [0, 1]."""
+    def view(self, inputs: Tensor, parts: Collection[str] | None = None) -> Views:
+        """Look at pixels, (batch, channels, height, width) uint8 or in [0, 1].
+
+        Args:
+            parts: which tuned copies look; None lets all of them.
+        """
         features = self._trunk(self._suspect.pixels(inputs))
-        logits = [tail(features).float() for tail in self._tails]
-        answers = logits[0].argmax(1)
-        return Views(answers, *(log_odds(scores, answers) for scores in logits))
+        logits = self.tails[SUSPECT](features).float()
+        answers = logits.argmax(1)
+        looks = {SUSPECT: log_odds(logits, answers)}
+        for part, tail in self.tails.items():
+            if part != SUSPECT and (parts is None or part in parts):
+                looks[part] = log_odds(tail(features).float(), answers)
+        return Views(answers, looks)

@@ -1,4 +1,4 @@
-"""From a suspect and some clean samples to a bundle: the suspect with its two tuned copies."""
+"""From a suspect and some clean samples to a bundle: the suspect with its tuned copies."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from badexpert.cleanset import CleanSet
 from badexpert.config import ExtractionConfig
 from badexpert.describe import versions
 from badexpert.errors import AuditError, CleanSetError
-from badexpert.extraction.adaptive import Tuned, Watch, tune_auxiliary, tune_expert, watch_over
+from badexpert.extraction.adaptive import tune_auxiliary, tune_shifted, tune_spread
 from badexpert.extraction.bundle import Bundle, Record, Scale, graph_of, split_suspect
+from badexpert.extraction.comparison import AUXILIARY, SHIFTED, SPREAD, SUSPECT
 from badexpert.extraction.features import Features, compute_features
 from badexpert.extraction.paper import tune_auxiliary_as_published, tune_expert_as_published
+from badexpert.extraction.watch import Tuned, Watch, watch_over
 from badexpert.models.vision import VisionSuspect, log_odds
 from badexpert.runtime import RunContext, Step
 from badexpert.split import WHOLE, Cut
@@ -60,8 +62,8 @@ def extract(
             f"being {watch.chance:.1%}: there is no normal function to forget. Check "
             "preprocessing and labels with 'badexpert inspect'"
         )
-    expert, auxiliary = _tune_both(tail, tuned_on, watch, config, context)
-    notes += _shortfalls(expert, auxiliary)
+    tuned = _tune_all(tail, tuned_on, watch, config, context)
+    notes += tuple(_SHORTFALLS[part] for part, copy in tuned.items() if not copy.reached)
     record = Record(
         suspect=suspect.origin.sha256,
         source=suspect.origin.source,
@@ -75,20 +77,21 @@ def extract(
         clean_digest=fit.digest(),
         samples={"tuned": len(tuned_on), "watched": len(watched)},
         clean_accuracy={
-            "suspect": watch.accuracy,
-            "expert": watch.look(expert.tail, context.device, 0, 0.0).accuracy,
-            "auxiliary": watch.look(auxiliary.tail, context.device, 0, 0.0).accuracy,
+            SUSPECT: watch.accuracy,
+            **{
+                part: watch.look(copy.tail, context.device, 0, 0.0).accuracy
+                for part, copy in tuned.items()
+            },
         },
-        expert_scale=_scale(expert.tail, watch, context.device),
-        auxiliary_scale=_scale(auxiliary.tail, watch, context.device),
-        trajectory=expert.trajectory,
-        auxiliary_trials=auxiliary.trajectory,
+        scales={part: _scale(copy.tail, watch, context.device) for part, copy in tuned.items()},
+        trajectories={part: copy.trajectory for part, copy in tuned.items()},
         notes=notes,
         versions=dict(versions()),
     )
     for note in notes:
         logger.warning(note)
-    return Bundle(suspect, record, trunk, (tail, expert.tail, auxiliary.tail))
+    tails = {SUSPECT: tail, **{part: copy.tail for part, copy in tuned.items()}}
+    return Bundle(suspect, record, trunk, tails)
 
 
 def choose_cut(suspect: VisionSuspect, config: ExtractionConfig) -> tuple[Cut, tuple[str, ...]]:
@@ -113,28 +116,28 @@ def _apart(features: Features, share: float, context: RunContext) -> tuple[Featu
     return features.where(order[watched:]), features.where(order[:watched])
 
 
-def _tune_both(
+def _tune_all(
     tail: nn.Module, fit: Features, watch: Watch, config: ExtractionConfig, context: RunContext
-) -> tuple[Tuned, Tuned]:
+) -> dict[str, Tuned]:
     if config.method == "adaptive":
-        expert = tune_expert(tail, fit, watch, context)
-        return expert, tune_auxiliary(tail, fit, watch, context)
-    expert_tail = tune_expert_as_published(tail, fit, watch.num_classes, config.paper, context)
-    auxiliary_tail = tune_auxiliary_as_published(tail, fit, config.paper, context)
-    return Tuned(expert_tail, (), reached=True), Tuned(auxiliary_tail, (), reached=True)
+        return {
+            SHIFTED: tune_shifted(tail, fit, watch, context),
+            SPREAD: tune_spread(tail, fit, watch, context),
+            AUXILIARY: tune_auxiliary(tail, fit, watch, context),
+        }
+    expert = tune_expert_as_published(tail, fit, watch.num_classes, config.paper, context)
+    auxiliary = tune_auxiliary_as_published(tail, fit, config.paper, context)
+    return {
+        SHIFTED: Tuned(expert, (), reached=True),
+        AUXILIARY: Tuned(auxiliary, (), reached=True),
+    }
 
 
-def _shortfalls(expert: Tuned, auxiliary: Tuned) -> tuple[str, ...]:
-    notes = []
-    if not expert.reached:
-        last = expert.trajectory[-1]
-        notes.append(
-            f"the suspect did not forget its function in {last.step} steps (clean accuracy still "
-            f"{last.accuracy:.1%}); the backdoor expert is weak evidence"
-        )
-    if not auxiliary.reached:
-        notes.append("no learning rate gave a working auxiliary; the suspect stands in for it")
-    return tuple(notes)
+_SHORTFALLS = {
+    SHIFTED: "the suspect did not forget its function under shifted labels; that expert is weak",
+    SPREAD: "the suspect did not forget its function under spread labels; that expert is weak",
+    AUXILIARY: "no learning rate gave a working auxiliary; the suspect stands in for it",
+}
 
 
 def _scale(tail: nn.Module, watch: Watch, device: torch.device) -> Scale:

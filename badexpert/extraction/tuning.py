@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.functional import cross_entropy
 
 from badexpert.errors import AuditError
@@ -42,6 +42,8 @@ def tune(
     done = 0
     while True:
         for index in torch.randperm(len(features), generator=generator).split(batch_size):
+            if len(index) < 2 <= len(features):
+                continue  # batch-norm has no statistics of a single sample
             for group in optimizer.param_groups:
                 group["lr"] = schedule(done)
             rows = features.rows(index, device)
@@ -57,6 +59,44 @@ def tune(
             optimizer.step()
             done += 1
             yield done
+
+
+def set_batch_statistics(tail: nn.Module, on: bool) -> None:
+    """Let batch-norm use the statistics of each batch, and leave everything else as it is.
+
+    Works on modules and on exported graphs, where batch-norm is a call with a flag.
+    """
+    for module in tail.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train(on)
+    if isinstance(tail, fx.GraphModule):
+        for node in tail.graph.nodes:
+            if node.target is torch.ops.aten.batch_norm.default:
+                node.update_arg(5, on)
+        tail.recompile()
+
+
+class MeanWeights:
+    """The running mean of a module's weights and statistics."""
+
+    def __init__(self) -> None:
+        """Nothing has been added yet."""
+        self.count = 0
+        self._sums: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def add(self, module: nn.Module) -> None:
+        """Add the module's present state."""
+        self.count += 1
+        for name, tensor in module.state_dict().items():
+            if tensor.is_floating_point():
+                held = self._sums.setdefault(name, torch.zeros_like(tensor, dtype=torch.float64))
+                held += tensor
+
+    def write(self, module: nn.Module) -> None:
+        """Give the module the mean of all states that were added."""
+        mean = {name: total / self.count for name, total in self._sums.items()}
+        module.load_state_dict(mean, strict=False)
 
 
 def trainable_copy(tail: nn.Module) -> nn.Module:
