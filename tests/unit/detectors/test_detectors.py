@@ -1,0 +1,179 @@
+"""What every detector promises, and what the default one adds up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from badexpert.conformal import Calibration
+from badexpert.detectors import DETECTORS, BaDExpert, Detector, PaperBaDExpert
+from badexpert.detectors.badexpert import AUXILIARY_WEIGHT
+from badexpert.errors import CleanSetError, ConfigError
+from badexpert.extraction import Bundle, Views
+from badexpert.extraction.bundle import Scale
+from badexpert.runtime import RunContext, Step
+from tests.small_models import auroc, backdoored, extracted
+
+
+@pytest.fixture(params=sorted(DETECTORS))
+def detector(request: pytest.FixtureRequest) -> Detector:
+    return DETECTORS[request.param](extracted().bundle)
+
+
+def inputs(count: int = 40) -> Tensor:
+    return torch.cat([backdoored().clean_inputs[:count].float() / 255, backdoored().triggered])
+
+
+def test_the_registry_knows_every_detector_by_its_own_name() -> None:
+    assert {name: detector.name for name, detector in DETECTORS.items()} == {
+        name: name for name in DETECTORS
+    }
+    assert {BaDExpert, PaperBaDExpert} <= set(DETECTORS.values())
+
+
+def test_there_is_one_finite_score_an_input(detector: Detector) -> None:
+    scores = detector.score(inputs())
+    assert scores.shape == (len(inputs()),)
+    assert scores.dtype == torch.float64
+    assert scores.isfinite().all()
+    assert not scores.requires_grad
+
+
+def test_no_inputs_have_no_scores(detector: Detector) -> None:
+    assert detector.score(inputs()[:0]).shape == (0,)
+
+
+def test_a_score_does_not_depend_on_the_batch(detector: Detector) -> None:
+    whole = detector.score(inputs())
+    one_by_one = torch.cat([detector.score(image[None]) for image in inputs()[:20]])
+    assert torch.allclose(one_by_one, whole[:20], rtol=1e-4, atol=1e-4)
+    backwards = detector.score(inputs().flip(0)).flip(0)
+    assert torch.allclose(backwards, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_bytes_and_unit_pixels_have_the_same_score(detector: Detector) -> None:
+    pixels = backdoored().clean_inputs[:20]
+    assert torch.equal(detector.score(pixels), detector.score(pixels.float() / 255))
+
+
+def test_triggered_inputs_score_higher(detector: Detector) -> None:
+    model = backdoored()
+    assert auroc(detector.score(model.clean_inputs), detector.score(model.triggered)) >= 0.9
+
+
+def test_without_calibration_there_is_no_judgement(detector: Detector) -> None:
+    for ask in (lambda: detector.judge(inputs()), lambda: detector.threshold):
+        with pytest.raises(ConfigError, match=f"{detector.name}.* call calibrate"):
+            ask()
+
+
+def test_calibration_makes_a_new_detector_and_leaves_the_old_one(detector: Detector) -> None:
+    calibrated = detector.calibrate(extracted().calibration, fpr=0.05)
+    assert type(calibrated) is type(detector)
+    assert calibrated.calibration is not None
+    assert detector.calibration is None
+
+
+def test_the_threshold_rests_on_the_scores_of_all_calibration_samples(detector: Detector) -> None:
+    clean = extracted().calibration
+    calibrated = detector.calibrate(clean, fpr=0.05)
+    expected = Calibration.of(detector.score(clean.tensors()[0]), 0.05)
+    assert calibrated.calibration is not None
+    assert torch.allclose(calibrated.calibration.scores, expected.scores, rtol=1e-4, atol=1e-4)
+    assert calibrated.threshold == pytest.approx(expected.threshold, rel=1e-4, abs=1e-4)
+
+
+def test_of_its_own_calibration_samples_no_more_than_the_rate_is_flagged(
+    detector: Detector,
+) -> None:
+    clean = extracted().calibration
+    for fpr in (0.01, 0.05, 0.2):
+        judged = detector.calibrate(clean, fpr=fpr).judge(clean.tensors()[0])
+        assert judged.flagged.sum() <= fpr * (len(clean) + 1)
+
+
+def test_too_few_calibration_samples_are_refused(detector: Detector) -> None:
+    with pytest.raises(CleanSetError, match="at least 999 calibration samples; got 250"):
+        detector.calibrate(extracted().calibration, fpr=0.001)
+
+
+def test_calibration_reports_how_far_it_is(detector: Detector) -> None:
+    steps: list[Step] = []
+    context = RunContext(progress=steps.append)
+    detector.calibrate(extracted().calibration, fpr=0.05, context=context)
+    assert steps[-1] == Step("calibration", 250, 250)
+
+
+def test_a_judgement_holds_together(detector: Detector) -> None:
+    calibrated = detector.calibrate(extracted().calibration, fpr=0.05)
+    judged = calibrated.judge(inputs())
+    assert torch.equal(judged.answers, backdoored().suspect.predict(inputs()))
+    assert torch.equal(judged.scores, detector.score(inputs()))
+    assert torch.equal(judged.flagged, judged.scores > calibrated.threshold)
+    assert torch.equal(judged.flagged, judged.p_values <= 0.05)
+    assert judged.flagged.any()
+    assert not judged.flagged.all()
+
+
+def test_pixels_that_are_no_numbers_are_flagged(detector: Detector) -> None:
+    calibrated = detector.calibrate(extracted().calibration, fpr=0.05)
+    assert calibrated.judge(torch.full((2, 1, 8, 8), float("nan"))).flagged.all()
+
+
+def test_inputs_of_another_size_are_refused(detector: Detector) -> None:
+    with pytest.raises(ValueError, match="inputs must be"):
+        detector.score(torch.rand(2, 1, 9, 8))
+
+
+def test_views_are_the_suspects_own_answers_and_odds() -> None:
+    suspect = backdoored().suspect
+    views = extracted().bundle.view(inputs())
+    assert torch.equal(views.answers, suspect.predict(inputs()))
+    with torch.no_grad():
+        odds = suspect.log_odds(inputs(), views.answers)
+    assert torch.allclose(views.suspect, odds, rtol=1e-4, atol=1e-4)
+    assert {values.dtype for values in views[1:]} == {torch.float32}
+
+
+def with_scales(expert: Scale, auxiliary: Scale) -> Bundle:
+    record = replace(extracted().bundle.record, expert_scale=expert, auxiliary_scale=auxiliary)
+    return cast(Bundle, SimpleNamespace(record=record))
+
+
+def views_of(expert: list[float], auxiliary: list[float]) -> Views:
+    tensors = torch.tensor(expert), torch.tensor(auxiliary)
+    return Views(torch.zeros(len(expert)), torch.zeros(len(expert)), *tensors)
+
+
+def test_the_default_score_is_the_experts_signal_less_a_share_of_the_auxiliarys() -> None:
+    detector = BaDExpert(with_scales(Scale(-4.0, 2.0), Scale(10.0, 5.0)))
+    found = detector.combine(views_of([-4.0, 0.0, -4.0], [10.0, 10.0, 0.0]))
+    assert found.tolist() == pytest.approx([0.0, 2.0, 2 * AUXILIARY_WEIGHT])
+
+
+def test_the_default_score_keeps_its_order_where_probabilities_saturate() -> None:
+    detector = BaDExpert(with_scales(Scale(0.0, 1.0), Scale(0.0, 1.0)))
+    found = detector.combine(views_of([50.0, 100.0, 200.0], [80.0, 80.0, 80.0]))
+    assert (found.diff() > 0).all()
+    found = detector.combine(views_of([80.0, 80.0, 80.0], [200.0, 100.0, 50.0]))
+    assert (found.diff() > 0).all()
+
+
+def test_the_default_score_does_not_depend_on_the_units_of_the_odds() -> None:
+    odds = views_of([-1.0, 3.0, 2.0], [4.0, -2.0, 0.5])
+    tenfold = Views(odds.answers, odds.suspect, odds.expert * 10, odds.auxiliary * 10)
+    small = BaDExpert(with_scales(Scale(-1.0, 2.0), Scale(3.0, 1.0))).combine(odds)
+    large = BaDExpert(with_scales(Scale(-10.0, 20.0), Scale(30.0, 10.0))).combine(tenfold)
+    assert torch.allclose(small, large)
+
+
+def test_an_auxiliary_that_kept_the_backdoor_does_not_hide_it() -> None:
+    """Triggered: the expert is far out, and the auxiliary vouches as for the surest clean input."""
+    detector = BaDExpert(with_scales(Scale(-5.0, 1.0), Scale(10.0, 4.0)))
+    triggered, clean = detector.combine(views_of([3.0, -5.0], [18.0, 10.0]))
+    assert triggered > clean + 5
