@@ -1,0 +1,116 @@
+"""Find out whether a model hides a backdoor.
+
+Everything public is here by name. A name is imported when it is first asked for, so that importing
+this package loads no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from badexpert.cleanset import CleanSet
+    from badexpert.config import DetectionConfig, ExtractionConfig, ScanConfig
+    from badexpert.detection import detect, prepare, stored_detector
+    from badexpert.detectors import DETECTORS, BaDExpert, Detector, PaperBaDExpert
+    from badexpert.errors import (
+        AuditError,
+        BadExpertError,
+        CleanSetError,
+        ConfigError,
+        ModelLoadError,
+        UnsafeModelError,
+    )
+    from badexpert.extraction import Bundle, extract
+    from badexpert.findings import Finding, Report, Severity, Verdict
+    from badexpert.guard import Guard
+    from badexpert.loading import load_suspect
+    from badexpert.models.vision import VisionSuspect
+    from badexpert.preprocessing import Preprocessing, PreprocessingOverrides
+    from badexpert.runtime import RunContext
+    from badexpert.scanning import scan
+    from badexpert.sources import open_source
+
+    __version__: str
+
+_HOMES = {
+    "DETECTORS": "detectors",
+    "AuditError": "errors",
+    "BaDExpert": "detectors",
+    "BadExpertError": "errors",
+    "Bundle": "extraction",
+    "CleanSet": "cleanset",
+    "CleanSetError": "errors",
+    "ConfigError": "errors",
+    "DetectionConfig": "config",
+    "Detector": "detectors",
+    "ExtractionConfig": "config",
+    "Finding": "findings",
+    "Guard": "guard",
+    "ModelLoadError": "errors",
+    "PaperBaDExpert": "detectors",
+    "Preprocessing": "preprocessing",
+    "PreprocessingOverrides": "preprocessing",
+    "Report": "findings",
+    "RunContext": "runtime",
+    "ScanConfig": "config",
+    "Severity": "findings",
+    "UnsafeModelError": "errors",
+    "Verdict": "findings",
+    "VisionSuspect": "models.vision",
+    "detect": "detection",
+    "extract": "extraction",
+    "load_suspect": "loading",
+    "open_source": "sources",
+    "prepare": "detection",
+    "scan": "scanning",
+    "stored_detector": "detection",
+}
+
+__all__ = [
+    "DETECTORS",
+    "AuditError",
+    "BaDExpert",
+    "BadExpertError",
+    "Bundle",
+    "CleanSet",
+    "CleanSetError",
+    "ConfigError",
+    "DetectionConfig",
+    "Detector",
+    "ExtractionConfig",
+    "Finding",
+    "Guard",
+    "ModelLoadError",
+    "PaperBaDExpert",
+    "Preprocessing",
+    "PreprocessingOverrides",
+    "Report",
+    "RunContext",
+    "ScanConfig",
+    "Severity",
+    "UnsafeModelError",
+    "Verdict",
+    "VisionSuspect",
+    "__version__",
+    "detect",
+    "extract",
+    "load_suspect",
+    "open_source",
+    "prepare",
+    "scan",
+    "stored_detector",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("badexpert.version").VERSION
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"badexpert.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

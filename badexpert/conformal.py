@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from scipy.stats import beta
+from scipy.special import logsumexp
+from scipy.stats import beta, betabinom
 from torch import Tensor
 
 from badexpert.errors import CleanSetError
@@ -79,3 +81,14 @@ class Calibration:
         """What the rate stays under, with this confidence over draws of the calibration set."""
         above = self.allowed + 1
         return float(beta.ppf(confidence, above, len(self.scores) + 1 - above))
+
+    def excess_p_value(self, flagged: int, scored: int) -> float:
+        """Probability that at least ``flagged`` of ``scored`` clean inputs are flagged.
+
+        Beta-binomial, not binomial: all inputs meet the same threshold, and a calibration set that
+        came out too kind is too kind to all of them.
+        """
+        above = self.allowed + 1
+        counts = np.arange(flagged, scored + 1)
+        logs = betabinom.logpmf(counts, scored, above, len(self.scores) + 1 - above)
+        return min(float(np.exp(logsumexp(logs))), 1.0)

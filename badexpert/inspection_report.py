@@ -39,12 +39,12 @@ def inspection_report(
     """
     watch = Stopwatch()
     with watch.measure("inspection"):
-        batches = None if clean is None else _batches(clean, config, context)
+        batches = None if clean is None else labelled_batches(clean, config, context)
         inspection = inspect_suspect(suspect, batches)
     report = Report(
         command="inspect",
-        suspect={**describe_suspect(suspect), **_structure(inspection)},
-        clean_set=_facts(clean, inspection.check),
+        suspect={**describe_suspect(suspect), **structure_facts(inspection)},
+        clean_set=clean_facts(clean, inspection.check),
         configuration=to_json(config),
         versions=versions(),
         seed=context.seed,
@@ -108,9 +108,10 @@ def accuracy_status(check: AccuracyCheck | None) -> AuditStatus:
     return AuditStatus(AUDIT, AuditState.DONE, summary=summary)
 
 
-def _batches(
+def labelled_batches(
     clean: CleanSet, config: ScanConfig, context: RunContext
 ) -> Iterator[tuple[Tensor, Tensor]]:
+    """The whole clean set, for a check of the accuracy."""
     done = 0
     detection = config.detection
     for batch in clean.batches(detection.batch_size, workers=detection.workers):
@@ -121,11 +122,13 @@ def _batches(
         context.progress(Step("checking the accuracy", done, len(clean)))
 
 
-def _structure(inspection: Inspection) -> dict[str, Json]:
+def structure_facts(inspection: Inspection) -> dict[str, Json]:
+    """What looking at the network added to what its files say."""
     return {"layers": asdict(inspection.layers), "deterministic": inspection.deterministic}
 
 
-def _facts(clean: CleanSet | None, check: AccuracyCheck | None) -> dict[str, Json]:
+def clean_facts(clean: CleanSet | None, check: AccuracyCheck | None) -> dict[str, Json]:
+    """What the clean set is, and the suspect's accuracy on it."""
     if clean is None or check is None:
         return {}
     return {**describe_clean_set(clean), "accuracy": check.accuracy}

@@ -11,7 +11,7 @@ import typer
 
 from badexpert.version import VERSION
 
-from . import config, console, exits, inspect
+from . import config, console, demo, detect, exits, extract, inspect, scan
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(epilog=exits.HELP)(inspect.inspect)
+for command in (scan.scan, extract.extract, detect.detect, inspect.inspect, demo.demo):
+    app.command(epilog=exits.HELP)(command)
 app.add_typer(config.app, name="config")
 
 

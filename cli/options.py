@@ -18,6 +18,10 @@ Suspect = Annotated[
         show_default=False, help="The model: a file, a folder, or hf:ORG/NAME@REVISION."
     ),
 ]
+Model = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=MODEL, help="The suspect, if it moved since the extraction."),
+]
 Arch = Annotated[
     str | None,
     typer.Option(
@@ -64,6 +68,10 @@ Inputs = Annotated[
     str | None,
     typer.Option(rich_help_panel=DATA, help="Inputs to score; labels are not needed."),
 ]
+DetectInputs = Annotated[
+    str | None,
+    typer.Argument(show_default=False, help="Inputs to score; labels are not needed."),
+]
 Fpr = Annotated[
     float | None,
     typer.Option(rich_help_panel=DATA, help="Share of clean inputs that may be flagged."),
@@ -93,6 +101,14 @@ Formats = Annotated[
 Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", rich_help_panel=OUTPUT, help="File, instead of stdout."),
+]
+RowFormat = Annotated[
+    str,
+    typer.Option("--format", "-f", rich_help_panel=OUTPUT, help="json (one object a line) or csv."),
+]
+Folder = Annotated[
+    Path,
+    typer.Option("--output", "-o", rich_help_panel=OUTPUT, help="Folder to make; must be new."),
 ]
 FailOn = Annotated[
     str | None,

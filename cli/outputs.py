@@ -134,3 +134,17 @@ def require_new_folder(path: Path) -> None:
             pass
     except OSError as error:
         raise ConfigError(f"output {path} cannot be written: {error.strerror}") from error
+
+
+def require_folder(path: Path) -> None:
+    """Make a folder that may be there already, and try now whether it takes files.
+
+    Raises:
+        ConfigError: it cannot be made, or takes none.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ConfigError(f"folder {path} cannot be written: {error.strerror}") from error

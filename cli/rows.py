@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,21 +53,47 @@ HEADERS = {"json": "", "csv": ",".join(COLUMNS) + "\n"}
 RENDERERS: dict[str, Callable[[Row], str]] = {"json": _as_json, "csv": _as_csv}
 
 
+@dataclass
+class Tally:
+    """Counts over rows, those of an earlier run included."""
+
+    rows: int = 0
+    flagged: int = 0
+    unreadable: int = 0
+
+    def add(self, *, flagged: bool, unreadable: bool) -> None:
+        """Count one row."""
+        self.rows += 1
+        self.flagged += flagged
+        self.unreadable += unreadable
+
+    @property
+    def scored(self) -> int:
+        """Rows of inputs that could be read."""
+        return self.rows - self.unreadable
+
+
 class Rows:
     """Rows on their way to one place.
 
     Attributes:
         done: rows that an earlier run has written.
+        tally: of all rows so far.
     """
 
-    def __init__(self, write: Callable[[str], object], format: str, done: int = 0) -> None:
-        self.done = done
+    def __init__(
+        self, write: Callable[[str], object], format: str, tally: Tally | None = None
+    ) -> None:
+        self.tally = Tally() if tally is None else tally
+        self.done = self.tally.rows
         self._write = write
         self._render = RENDERERS[format]
 
     def write(self, row: Row) -> None:
         """Add a row; it survives an interruption."""
         self._write(self._render(row))
+        unreadable = row.get("error") is not None
+        self.tally.add(flagged=bool(row.get("flagged")), unreadable=unreadable)
 
 
 @contextmanager
@@ -92,13 +119,13 @@ def open_rows(target: outputs.Target, *, belongs_to: Identity, resume: bool) -> 
 def _open_file(path: Path, format: str, belongs_to: Identity, resume: bool) -> Iterator[Rows]:
     partial = path.with_name(f"{path.name}.partial")
     label = path.with_name(f"{path.name}.partial.json")
-    done = _rows_to_keep(partial, label, format, belongs_to) if resume else None
-    if done is None:
+    kept = _rows_to_keep(partial, label, format, belongs_to) if resume else None
+    if kept is None:
         outputs.write_atomically(label, json.dumps(belongs_to) + "\n")
         partial.write_text(HEADERS[format], encoding="utf-8")
     with partial.open("a", encoding="utf-8", buffering=1) as file:
         try:
-            yield Rows(file.write, format, done or 0)
+            yield Rows(file.write, format, kept)
         except BaseException:
             log.warning("the rows so far are in %s; --resume goes on from there", partial)
             raise
@@ -107,7 +134,7 @@ def _open_file(path: Path, format: str, belongs_to: Identity, resume: bool) -> I
     label.unlink()
 
 
-def _rows_to_keep(partial: Path, label: Path, format: str, belongs_to: Identity) -> int | None:
+def _rows_to_keep(partial: Path, label: Path, format: str, belongs_to: Identity) -> Tally | None:
     """Whole rows in a file that an interrupted run left; None when there is no such file."""
     if not (partial.exists() and label.exists()):
         return None
@@ -116,11 +143,28 @@ def _rows_to_keep(partial: Path, label: Path, format: str, belongs_to: Identity)
             f"{partial} belongs to another run (other model, inputs or settings); "
             "remove it, or leave --resume out to start again"
         )
-    lines = size = 0
+    tally, size, header = Tally(), 0, len(HEADERS[format])
     with partial.open("rb") as file:
         for line in file:
-            if line.endswith(b"\n"):
-                lines += 1
-                size += len(line)
+            if not line.endswith(b"\n"):
+                break
+            size += len(line)
+            if size > header:
+                tally.add(**READERS[format](line.decode()))
     os.truncate(partial, size)
-    return max(lines - HEADERS[format].count("\n"), 0)
+    if size < header:
+        partial.write_text(HEADERS[format], encoding="utf-8")
+    return tally
+
+
+def _read_json(line: str) -> dict[str, bool]:
+    row = json.loads(line)
+    return {"flagged": bool(row["flagged"]), "unreadable": row["error"] is not None}
+
+
+def _read_csv(line: str) -> dict[str, bool]:
+    [row] = csv.DictReader([line], COLUMNS)
+    return {"flagged": row["flagged"] == "true", "unreadable": bool(row["error"])}
+
+
+READERS: dict[str, Callable[[str], dict[str, bool]]] = {"json": _read_json, "csv": _read_csv}

@@ -147,6 +147,8 @@ def _checks(report: Report) -> RenderableType:
         words = Text(printable("; ".join(filter(None, (status.summary, status.reason)))))
         state = Text(f"  {status.state.value}", STATE_STYLES[status.state])
         table.add_row(state, Text(printable(status.audit)), words)
+        if status.evidence:
+            table.add_row("", "", Text(printable(shown(status.evidence)), "dim"))
     return Group(Text("\nChecks", "bold"), table)
 
 

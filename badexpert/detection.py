@@ -1,0 +1,212 @@
+"""From a suspect and clean samples to a calibrated detector, and from a stream to judged inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from badexpert.cleanset import CleanSet
+from badexpert.config import DetectionConfig, ScanConfig
+from badexpert.conformal import Calibration
+from badexpert.copies import Copies
+from badexpert.detectors import DETECTORS, Detector, Judgement
+from badexpert.errors import ConfigError
+from badexpert.extraction import Bundle, extract
+from badexpert.findings import InputsSummary
+from badexpert.models.vision import VisionSuspect
+from badexpert.runtime import RunContext, Step
+from badexpert.sources import Batch, ImageSource, NothingReadableError, Unreadable, stream
+
+Row = Mapping[str, Any]
+"""One input: ``id``, ``score``, ``p_value``, ``flagged``, ``answer``; or ``id`` and ``error``."""
+
+
+def prepare(
+    suspect: VisionSuspect, clean: CleanSet, *, config: ScanConfig, context: RunContext
+) -> tuple[Bundle, Detector]:
+    """Extract with one part of the clean set and calibrate with the other.
+
+    Returns:
+        The bundle, with the calibration scores in its record, and the calibrated detector.
+    Raises:
+        ConfigError: the detector is unknown.
+        CleanSetError: too few samples, known before the long work wherever it can be.
+        AuditError: see ``extract``.
+    """
+    fit, calibration = split_clean(clean, config)
+    bundle = extract(suspect, fit, config=config.extraction, context=context)
+    return bundle, calibrate(bundle, calibration, config=config.detection, context=context)
+
+
+def split_clean(clean: CleanSet, config: ScanConfig) -> tuple[CleanSet, CleanSet]:
+    """The samples to extract with, and those to calibrate with.
+
+    Raises:
+        ConfigError: the detector is unknown.
+        CleanSetError: too few samples for the false positive rate.
+    """
+    _detector_class(config.detection.detector)
+    fit, calibration = clean.split(1 - config.clean.calibration, seed=config.seed)
+    # As many scores as there will be at most: refuses now what would be refused after the tuning.
+    Calibration.of(torch.zeros(len(calibration)), config.detection.fpr)
+    return fit, calibration
+
+
+def calibrate(
+    bundle: Bundle, clean: CleanSet, *, config: DetectionConfig, context: RunContext
+) -> Detector:
+    """A calibrated detector whose scores the bundle's record keeps from now on.
+
+    Raises:
+        ConfigError: the detector is unknown.
+        CleanSetError: too few samples for the false positive rate.
+    """
+    kind = _detector_class(config.detector)
+    detector = kind(bundle).calibrate(clean, fpr=config.fpr, context=context)
+    scores = tuple(calibration_of(detector).scores.tolist())
+    known = {**bundle.record.calibration, kind.name: scores}
+    bundle.record = replace(bundle.record, calibration=known)
+    return detector
+
+
+def calibration_of(detector: Detector) -> Calibration:
+    """What a detector's threshold rests on.
+
+    Raises:
+        ConfigError: it is not calibrated.
+    """
+    if detector.calibration is None:
+        raise ConfigError(f"detector {detector.name!r} is not calibrated; calibrate it first")
+    return detector.calibration
+
+
+def stored_detector(bundle: Bundle, config: DetectionConfig) -> Detector:
+    """A detector with the calibration that its bundle remembers.
+
+    Raises:
+        ConfigError: the detector is unknown, or the bundle was not calibrated for it.
+        CleanSetError: the stored scores cannot support this false positive rate.
+    """
+    kind = _detector_class(config.detector)
+    scores = bundle.record.calibration.get(kind.name)
+    if scores is None:
+        known = ", ".join(bundle.record.calibration) or "none"
+        raise ConfigError(
+            f"the bundle has no calibration for detector {kind.name!r}; it has: {known}. "
+            f"Extract again with detection.detector = {kind.name!r}"
+        )
+    return kind(bundle, Calibration.of(torch.tensor(scores, dtype=torch.float64), config.fpr))
+
+
+def detect(
+    detector: Detector,
+    source: ImageSource,
+    *,
+    config: DetectionConfig,
+    context: RunContext,
+    sink: Callable[[Row], object],
+    start: int = 0,
+    copy_to: Path | None = None,
+) -> InputsSummary:
+    """Judge a stream of inputs, in memory that does not grow with their number.
+
+    Args:
+        sink: is handed one row an input in the order of the source, unreadable ones included.
+        start: rows that an earlier run has had; these are neither handed on nor counted.
+        copy_to: folder for copies of flagged images.
+    Raises:
+        ConfigError: ``copy_to`` cannot be written, or the detector is not calibrated.
+        CleanSetError: the source's container is damaged.
+    """
+    copies = None if copy_to is None else Copies(copy_to)
+    scored = flagged = 0
+    unreadable: list[str] = []
+    rows = _rows(detector, source, config, start, copies)
+    for index, row in enumerate(rows, _aligned(start, config)):
+        if index < start:
+            continue
+        sink(row)
+        if row.get("error") is not None:
+            unreadable.append(f"{row['id']}: {row['error']}")
+        else:
+            scored += 1
+            flagged += row["flagged"]
+        context.progress(Step("scoring inputs", index + 1, len(source)))
+    return InputsSummary(source.name, scored, flagged, tuple(unreadable))
+
+
+def _detector_class(name: str) -> type[Detector]:
+    if name not in DETECTORS:
+        raise ConfigError(f"no detector {name!r}; known are {', '.join(DETECTORS)}")
+    return DETECTORS[name]
+
+
+def _aligned(start: int, config: DetectionConfig) -> int:
+    """The beginning of the batch that ``start`` lies in: the same batches give the same scores to
+    the last bit, so that a resumed run ends as if it had never been cut off."""
+    return start - start % config.batch_size
+
+
+def _rows(
+    detector: Detector,
+    source: ImageSource,
+    config: DetectionConfig,
+    start: int,
+    copies: Copies | None,
+) -> Iterator[Row]:
+    """Rows from the beginning of the batch that ``start`` lies in."""
+    position = _aligned(start, config)
+    try:
+        for batch in stream(
+            source,
+            detector.bundle.suspect.preprocessing,
+            batch_size=config.batch_size,
+            workers=config.workers,
+            indices=torch.arange(position, len(source)),
+        ):
+            judgement = detector.judge(batch.inputs)
+            if copies is not None:
+                _copy_flagged(batch, judgement, copies)
+            yield from _in_order(batch, judgement, position)
+            position += len(batch.ids) + len(batch.unreadable)
+    except NothingReadableError as error:
+        yield from map(_unreadable_row, error.unreadable)
+
+
+def _in_order(batch: Batch, judgement: Judgement, position: int) -> Iterator[Row]:
+    """Readable and unreadable inputs of a batch, which together leave no gap."""
+    readable = dict(zip(batch.indices.tolist(), _judged_rows(batch, judgement), strict=True))
+    unreadable = iter(batch.unreadable)
+    for index in range(position, position + len(batch.ids) + len(batch.unreadable)):
+        yield readable[index] if index in readable else _unreadable_row(next(unreadable))
+
+
+def _judged_rows(batch: Batch, judgement: Judgement) -> Iterable[Row]:
+    columns = (
+        judgement.scores.tolist(),
+        judgement.p_values.tolist(),
+        judgement.flagged.tolist(),
+        judgement.answers.tolist(),
+    )
+    for item, score, p_value, flagged, answer in zip(batch.ids, *columns, strict=True):
+        yield {
+            "id": item,
+            "score": score if math.isfinite(score) else None,
+            "p_value": p_value,
+            "flagged": flagged,
+            "answer": answer,
+        }
+
+
+def _unreadable_row(item: Unreadable) -> Row:
+    return {"id": item.id, "error": item.reason}
+
+
+def _copy_flagged(batch: Batch, judgement: Judgement, copies: Copies) -> None:
+    for at in judgement.flagged.nonzero().flatten().tolist():
+        copies.add(int(batch.indices[at]), batch.ids[at], batch.inputs[at])

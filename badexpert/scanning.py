@@ -1,0 +1,221 @@
+"""The whole audit of a model: a pure function from suspect, clean set and inputs to a report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from badexpert.audits import AUDITS
+from badexpert.cleanset import CleanSet
+from badexpert.config import ScanConfig
+from badexpert.describe import Stopwatch, describe_suspect, versions
+from badexpert.detection import calibrate, calibration_of, detect, split_clean
+from badexpert.detectors import Detector
+from badexpert.errors import AuditError, CleanSetError
+from badexpert.extraction import Bundle, extract
+from badexpert.findings import AuditState, AuditStatus, Finding, InputsSummary, Report, Verdict
+from badexpert.flagged import AUDIT as INPUTS
+from badexpert.flagged import Excess, Flagged, inputs_status
+from badexpert.inspection_report import (
+    accuracy_findings,
+    accuracy_status,
+    clean_facts,
+    labelled_batches,
+    structure_facts,
+)
+from badexpert.loading.inspection import inspect_suspect
+from badexpert.models.vision import VisionSuspect
+from badexpert.runtime import RunContext
+from badexpert.settings import to_json
+from badexpert.sources import ImageSource
+from badexpert.suppression import suppress
+
+log = logging.getLogger(__name__)
+
+EXTRACTION = "extraction"
+CALIBRATION = "calibration"
+MODEL = "model"
+
+
+def scan(
+    suspect: VisionSuspect,
+    clean: CleanSet,
+    *,
+    inputs: ImageSource | None = None,
+    config: ScanConfig | None = None,
+    context: RunContext | None = None,
+) -> Report:
+    """Audit a model: check its accuracy, extract, calibrate, judge the inputs, report.
+
+    The verdict is ``backdoored`` when far more inputs are flagged than clean ones would be and
+    most of them are unlike every clean sample, and else open: no part of this looks for a backdoor
+    without an input that triggers it.
+
+    Args:
+        suspect: is not changed.
+        clean: one part is tuned on, the other calibrates the threshold.
+        inputs: to be scored; labels are not needed.
+    Returns:
+        A report in which the failure of one part hides the findings of no other.
+    Raises:
+        CleanSetError: too few clean samples, or none that can be read.
+        ConfigError: the detector is unknown.
+    """
+    config = config if config is not None else ScanConfig()
+    context = context if context is not None else RunContext(seed=config.seed)
+    run = _Run()
+    fit, held_out = split_clean(clean, config)
+    with run.watch.measure("inspection"):
+        inspection = inspect_suspect(suspect, labelled_batches(clean, config, context))
+    run.findings += accuracy_findings(inspection.check)
+    run.audits.append(accuracy_status(inspection.check))
+    detector = _prepare(run, suspect, fit, held_out, config, context)
+    excess, summary = _judge(run, detector, inputs, config, context)
+    _run_audits(run, suspect, clean, context)
+    report = Report(
+        command="scan",
+        suspect={**describe_suspect(suspect), **structure_facts(inspection)},
+        clean_set=clean_facts(clean, inspection.check),
+        configuration=to_json(config),
+        versions=versions(),
+        seed=context.seed,
+        verdict=Verdict.BACKDOORED if excess and excess.decisive else Verdict.INCONCLUSIVE,
+        complete=run.complete and not clean.unreadable and not (summary and summary.unreadable),
+        findings=tuple(sorted(run.findings, key=lambda finding: -finding.severity)),
+        audits=tuple(run.audits),
+        clock=run.watch.read(),
+        inputs=summary,
+    )
+    return suppress(report, config.ignore)
+
+
+@dataclass
+class _Run:
+    """What the parts of a scan leave behind."""
+
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    findings: list[Finding] = field(default_factory=list)
+    audits: list[AuditStatus] = field(default_factory=list)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time a part; if it fails, say so, and go on with the others."""
+        try:
+            with self.watch.measure(name):
+                yield
+        except (AuditError, CleanSetError) as error:
+            log.error("%s failed: %s", name, error)
+            self.audits.append(AuditStatus(name, AuditState.FAILED, reason=str(error)))
+
+    def skip(self, name: str, reason: str) -> None:
+        """Say that a part did not run."""
+        self.audits.append(AuditStatus(name, AuditState.SKIPPED, reason=reason))
+
+    @property
+    def complete(self) -> bool:
+        """Nothing failed."""
+        return all(status.state is not AuditState.FAILED for status in self.audits)
+
+
+def _prepare(
+    run: _Run,
+    suspect: VisionSuspect,
+    fit: CleanSet,
+    held_out: CleanSet,
+    config: ScanConfig,
+    context: RunContext,
+) -> Detector | None:
+    """Extract and calibrate; None when either failed."""
+    detector = None
+    with run.part(EXTRACTION):
+        bundle = extract(suspect, fit, config=config.extraction, context=context)
+        run.audits.append(extraction_status(bundle))
+        with run.part(CALIBRATION):
+            detector = calibrate(bundle, held_out, config=config.detection, context=context)
+            run.audits.append(calibration_status(detector))
+    return detector
+
+
+def extraction_status(bundle: Bundle) -> AuditStatus:
+    """What is left of the suspect's function in its tuned copies: evidence, not a verdict."""
+    record = bundle.record
+    accuracies = ", ".join(f"{part} {value:.1%}" for part, value in record.clean_accuracy.items())
+    steps = {part: beats[-1].step for part, beats in record.trajectories.items() if beats}
+    return AuditStatus(
+        EXTRACTION,
+        AuditState.DONE,
+        summary="; ".join((f"clean accuracy: {accuracies}", *record.notes)),
+        evidence={
+            "clean_accuracy": dict(record.clean_accuracy),
+            "samples": dict(record.samples),
+            "steps": steps,
+            "share_of_operations_tuned": record.cut.tail_share,
+            "notes": list(record.notes),
+        },
+    )
+
+
+def calibration_status(detector: Detector) -> AuditStatus:
+    """What the threshold promises, and on how many samples the promise rests."""
+    calibration = calibration_of(detector)
+    samples, bound = len(calibration.scores), calibration.fpr_bound()
+    return AuditStatus(
+        CALIBRATION,
+        AuditState.DONE,
+        summary=f"on {samples} held-out clean samples: at most {calibration.fpr:.3g} of clean "
+        f"inputs are flagged on average, and less than {bound:.3g} with 95 % confidence",
+        evidence={
+            "detector": detector.name,
+            "samples": samples,
+            "fpr": calibration.fpr,
+            "fpr_bound_95": bound,
+            "threshold": detector.threshold,
+        },
+    )
+
+
+def _judge(
+    run: _Run,
+    detector: Detector | None,
+    inputs: ImageSource | None,
+    config: ScanConfig,
+    context: RunContext,
+) -> tuple[Excess | None, InputsSummary | None]:
+    """Score the inputs; what was flagged before a failure counts."""
+    if inputs is None:
+        run.skip(INPUTS, "no inputs were given, so nothing was searched for a trigger")
+        return None, None
+    if detector is None:
+        run.skip(INPUTS, "there is no calibrated detector to score them with")
+        return None, None
+    flagged, summary = Flagged(calibration_of(detector)), None
+    with run.part(INPUTS):
+        summary = detect(
+            detector, inputs, config=config.detection, context=context, sink=flagged.add
+        )
+        run.audits.append(inputs_status(summary, config.detection.fpr))
+    excess = Excess.of(flagged)
+    finding = excess.finding()
+    run.findings += [] if finding is None else [finding]
+    return excess, summary
+
+
+def _run_audits(run: _Run, suspect: VisionSuspect, clean: CleanSet, context: RunContext) -> None:
+    if not AUDITS:
+        run.skip(
+            MODEL,
+            "this version has no audit that looks for a backdoor in the model itself, so it can "
+            "call no model clean",
+        )
+    for name, audit in AUDITS.items():
+        if not audit.applies(suspect):
+            run.skip(name, "does not apply to this model")
+            continue
+        before = len(run.findings)
+        with run.part(name):
+            for finding in audit.run(suspect, clean, context):
+                run.findings.append(finding)
+            summary = f"{len(run.findings) - before} findings"
+            run.audits.append(AuditStatus(name, AuditState.DONE, summary=summary))
