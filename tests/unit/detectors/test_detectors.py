@@ -12,10 +12,10 @@ from torch import Tensor
 
 from badexpert.conformal import Calibration
 from badexpert.detectors import DETECTORS, BaDExpert, Detector, PaperBaDExpert
-from badexpert.detectors.badexpert import AUXILIARY_WEIGHT
 from badexpert.errors import CleanSetError, ConfigError
 from badexpert.extraction import Bundle, Views
 from badexpert.extraction.bundle import Scale
+from badexpert.extraction.comparison import AUXILIARY, EXPERTS, SHIFTED, SPREAD, SUSPECT
 from badexpert.runtime import RunContext, Step
 from tests.small_models import auroc, backdoored, extracted
 
@@ -136,44 +136,54 @@ def test_views_are_the_suspects_own_answers_and_odds() -> None:
     assert torch.equal(views.answers, suspect.predict(inputs()))
     with torch.no_grad():
         odds = suspect.log_odds(inputs(), views.answers)
-    assert torch.allclose(views.suspect, odds, rtol=1e-4, atol=1e-4)
-    assert {values.dtype for values in views[1:]} == {torch.float32}
+    assert torch.allclose(views.log_odds[SUSPECT], odds, rtol=1e-4, atol=1e-4)
+    assert {values.dtype for values in views.log_odds.values()} == {torch.float32}
 
 
-def with_scales(expert: Scale, auxiliary: Scale) -> Bundle:
-    record = replace(extracted().bundle.record, expert_scale=expert, auxiliary_scale=auxiliary)
+def test_only_the_copies_that_a_detector_asks_for_are_run(detector: Detector) -> None:
+    views = detector.bundle.view(inputs(), detector.parts)
+    assert set(views.log_odds) == {SUSPECT, *detector.parts}
+    everything = detector.bundle.view(inputs())
+    assert set(everything.log_odds) == {SUSPECT, AUXILIARY, *EXPERTS}
+    assert torch.equal(detector.combine(views), detector.combine(everything))
+
+
+def with_scales(shifted: Scale, spread: Scale) -> Bundle:
+    record = replace(extracted().bundle.record, scales={SHIFTED: shifted, SPREAD: spread})
     return cast(Bundle, SimpleNamespace(record=record))
 
 
-def views_of(expert: list[float], auxiliary: list[float]) -> Views:
-    tensors = torch.tensor(expert), torch.tensor(auxiliary)
-    return Views(torch.zeros(len(expert)), torch.zeros(len(expert)), *tensors)
+def views_of(shifted: list[float], spread: list[float]) -> Views:
+    answers = torch.zeros(len(shifted), dtype=torch.int64)
+    return Views(answers, {SHIFTED: torch.tensor(shifted), SPREAD: torch.tensor(spread)})
 
 
-def test_the_default_score_is_the_experts_signal_less_a_share_of_the_auxiliarys() -> None:
+def test_the_default_score_is_that_of_the_expert_who_is_more_alarmed() -> None:
     detector = BaDExpert(with_scales(Scale(-4.0, 2.0), Scale(10.0, 5.0)))
-    found = detector.combine(views_of([-4.0, 0.0, -4.0], [10.0, 10.0, 0.0]))
-    assert found.tolist() == pytest.approx([0.0, 2.0, 2 * AUXILIARY_WEIGHT])
+    found = detector.combine(views_of([-4.0, 0.0, -4.0], [10.0, 10.0, 25.0]))
+    assert found.tolist() == pytest.approx([0.0, 2.0, 3.0])
 
 
 def test_the_default_score_keeps_its_order_where_probabilities_saturate() -> None:
     detector = BaDExpert(with_scales(Scale(0.0, 1.0), Scale(0.0, 1.0)))
-    found = detector.combine(views_of([50.0, 100.0, 200.0], [80.0, 80.0, 80.0]))
-    assert (found.diff() > 0).all()
-    found = detector.combine(views_of([80.0, 80.0, 80.0], [200.0, 100.0, 50.0]))
-    assert (found.diff() > 0).all()
+    found = detector.combine(views_of([50.0, 100.0, 200.0], [-80.0, -80.0, -80.0]))
+    assert found.tolist() == [50.0, 100.0, 200.0]
 
 
 def test_the_default_score_does_not_depend_on_the_units_of_the_odds() -> None:
-    odds = views_of([-1.0, 3.0, 2.0], [4.0, -2.0, 0.5])
-    tenfold = Views(odds.answers, odds.suspect, odds.expert * 10, odds.auxiliary * 10)
-    small = BaDExpert(with_scales(Scale(-1.0, 2.0), Scale(3.0, 1.0))).combine(odds)
-    large = BaDExpert(with_scales(Scale(-10.0, 20.0), Scale(30.0, 10.0))).combine(tenfold)
-    assert torch.allclose(small, large)
+    small = BaDExpert(with_scales(Scale(-1.0, 2.0), Scale(3.0, 1.0)))
+    large = BaDExpert(with_scales(Scale(-10.0, 20.0), Scale(3.0, 1.0)))
+    odds, tenfold = (views_of([each * unit for each in (-1, 3, 2)], [4, -2, 1]) for unit in (1, 10))
+    assert torch.allclose(small.combine(odds), large.combine(tenfold))
 
 
-def test_an_auxiliary_that_kept_the_backdoor_does_not_hide_it() -> None:
-    """Triggered: the expert is far out, and the auxiliary vouches as for the surest clean input."""
-    detector = BaDExpert(with_scales(Scale(-5.0, 1.0), Scale(10.0, 4.0)))
-    triggered, clean = detector.combine(views_of([3.0, -5.0], [18.0, 10.0]))
+def test_an_expert_that_lost_the_backdoor_does_not_drown_the_other() -> None:
+    detector = BaDExpert(with_scales(Scale(-5.0, 1.0), Scale(-2.0, 1.0)))
+    triggered, clean = detector.combine(views_of([3.0, -5.0], [-9.0, -2.0]))
     assert triggered > clean + 5
+
+
+def test_a_bundle_by_the_papers_method_has_one_expert_for_the_default_score() -> None:
+    detector = BaDExpert(with_scales(Scale(-4.0, 2.0), Scale(0.0, 1.0)))
+    views = Views(torch.zeros(1), {SHIFTED: torch.tensor([0.0])})
+    assert detector.combine(views).tolist() == [2.0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from badexpert.config import ExtractionConfig
 from badexpert.detectors import BaDExpert
 from badexpert.errors import AuditError, CleanSetError
 from badexpert.extraction import Bundle, adaptive, extract
+from badexpert.extraction.comparison import AUXILIARY, EXPERTS, SPREAD, SUSPECT
 from badexpert.models.origin import digest_module
 from badexpert.preprocessing import Preprocessing
 from badexpert.runtime import RunContext, Step
@@ -52,17 +55,20 @@ def written(folder: Path, *bundles: Bundle) -> list[dict[str, bytes]]:
     return [{path.name: path.read_bytes() for path in place.iterdir()} for place in places]
 
 
-def test_the_expert_forgets_its_function_and_keeps_the_backdoor() -> None:
+@pytest.mark.parametrize("expert", EXPERTS)
+def test_an_expert_forgets_its_function_and_keeps_the_backdoor(expert: str) -> None:
     case = extracted()
-    assert case.bundle.record.clean_accuracy["expert"] <= 0.2
-    believes = case.bundle.view(case.model.triggered).expert > 0
-    assert believes.float().mean() >= 0.9
-    assert (case.bundle.view(case.model.clean_inputs).expert > 0).float().mean() <= 0.1
+    assert case.bundle.record.clean_accuracy[expert] <= 0.3
+    triggered = case.bundle.view(case.model.triggered).log_odds[expert]
+    clean = case.bundle.view(case.model.clean_inputs).log_odds[expert]
+    assert (triggered > 0).float().mean() >= 0.7
+    assert (clean > 0).float().mean() <= 0.25
+    assert auroc(clean, triggered) >= 0.85
 
 
 def test_the_auxiliary_recovers_its_function() -> None:
     accuracy = extracted().bundle.record.clean_accuracy
-    assert accuracy["auxiliary"] >= 0.8 * accuracy["suspect"]
+    assert accuracy[AUXILIARY] >= 0.8 * accuracy[SUSPECT]
 
 
 def test_triggered_inputs_stand_out_and_clean_ones_do_not() -> None:
@@ -79,18 +85,22 @@ def test_the_same_patch_does_not_stand_out_on_a_benign_model() -> None:
     assert detector.judge(case.model.triggered).flagged.float().mean() <= 0.05
 
 
-def test_the_trajectory_shows_the_collapse() -> None:
+@pytest.mark.parametrize("expert", EXPERTS)
+def test_the_trajectory_shows_the_collapse(expert: str) -> None:
     record = extracted().bundle.record
-    first, last = record.trajectory[0], record.trajectory[-1]
-    assert first.accuracy == pytest.approx(record.clean_accuracy["suspect"], abs=0.05)
-    assert last.accuracy <= 0.2
-    rates = [beat.lr for beat in record.trajectory]
+    trajectory = record.trajectories[expert]
+    assert trajectory[0].accuracy == pytest.approx(record.clean_accuracy[SUSPECT], abs=0.05)
+    assert trajectory[-1].accuracy <= 0.2
+    rates = [beat.lr for beat in trajectory]
     assert rates == sorted(rates)
     assert record.notes == ()
 
 
-def test_the_same_seed_makes_the_same_bundle_byte_for_byte(tmp_path: Path) -> None:
+def test_the_same_seed_makes_the_same_bundle_whatever_was_drawn_before(tmp_path: Path) -> None:
+    torch.manual_seed(12345)
+    state = torch.get_rng_state()
     again = Extracted.of(backdoored())
+    assert torch.equal(torch.get_rng_state(), state)
     first, second = written(tmp_path, extracted().bundle, again.bundle)
     assert sorted(first) == ["bundle.json", "weights.safetensors"]
     assert first == second
@@ -103,38 +113,36 @@ def test_another_seed_makes_another_bundle_as_good(tmp_path: Path) -> None:
     assert separation(other) >= 0.98
 
 
-@pytest.mark.parametrize("method", ["shared trunk", "paper"])
-def test_torchs_own_random_state_is_neither_used_nor_disturbed(method: str, tmp_path: Path) -> None:
+def test_dropout_in_the_papers_tuning_follows_the_seed_too(tmp_path: Path) -> None:
     suspect, fit, bundles = with_dropout().suspect, extracted().fit, []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        state = torch.get_rng_state()
-        bundle = extract(suspect, fit, config=METHODS[method])
-        assert torch.equal(torch.get_rng_state(), state)
-        bundles.append(bundle)
+        bundles.append(extract(suspect, fit, config=METHODS["paper"]))
     first, second = written(tmp_path, *bundles)
     assert first == second
 
 
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Experts get two looks: too few to forget, enough to see what tuning does around them."""
+    monkeypatch.setattr(adaptive, "MAX_STEPS", 16)
+
+
+@pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("method", METHODS)
 def test_the_suspect_is_not_changed(method: str) -> None:
     suspect = backdoored().suspect
     network, pixels = suspect.network, digits().test.pixels
     digest, before = digest_module(network), suspect.logits(pixels)
     tuning = [(values.requires_grad, values.grad) for values in network.parameters()]
-    extract(suspect, extracted().fit, config=METHODS[method])
+    bundle = extract(suspect, extracted().fit, config=METHODS[method])
+    assert (bundle.record.cut == WHOLE) is (method != "shared trunk")
     assert digest_module(network) == digest
     assert torch.equal(suspect.logits(pixels), before)
     for (wanted, grad), values in zip(tuning, network.parameters(), strict=True):
         assert values.requires_grad is wanted
         assert values.grad is grad
     assert not any(layer.training for layer in network.modules())
-
-
-def test_full_copies_find_the_backdoor_too() -> None:
-    case = Extracted.of(backdoored(), config=METHODS["full copies"])
-    assert case.bundle.record.cut == WHOLE
-    assert separation(case) >= 0.98
 
 
 def test_calibration_samples_have_no_influence(tmp_path: Path) -> None:
@@ -151,15 +159,19 @@ def test_calibration_samples_have_no_influence(tmp_path: Path) -> None:
     assert first == second
 
 
-def test_progress_names_both_searches_and_says_how_far_they_are() -> None:
+def test_progress_names_every_search_and_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(adaptive, "MAX_STEPS", 160)
     steps: list[Step] = []
     extract(backdoored().suspect, extracted().fit, context=RunContext(progress=steps.append))
-    expert = [step for step in steps if step.task == "backdoor expert"]
-    done = [step.done for step in expert]
-    assert len(done) > 10
-    assert done == sorted(done)
-    assert done[-1] == expert[-1].total
-    assert "clean accuracy" in expert[0].note
+    for part in EXPERTS:
+        expert = [step for step in steps if step.task == f"{part} expert"]
+        done = [step.done for step in expert]
+        assert len(done) > 10
+        assert done == sorted(done)
+        assert done[-1] == expert[-1].total
+        assert "clean accuracy" in expert[0].note
     trials = [step for step in steps if step.task == "auxiliary"]
     assert [step.done for step in trials] == list(range(1, len(trials) + 1))
     assert "learning rate" in trials[0].note
@@ -177,7 +189,7 @@ def test_a_fifth_of_wrong_labels_is_survived() -> None:
 def test_classes_that_the_clean_set_lacks_do_not_spoil_the_others() -> None:
     present = digits().of_classes(0, 1, 2, 4, 5, 6, 8, 9)
     case = Extracted.of(Model(backdoored().suspect, present))
-    assert case.bundle.record.clean_accuracy["expert"] <= 0.2
+    assert case.bundle.record.clean_accuracy[SPREAD] <= 0.2
     assert separation(case) >= 0.98
 
 
@@ -216,8 +228,8 @@ def test_models_that_return_probabilities_work() -> None:
 
 def test_models_without_batch_norm_and_with_dropout_work() -> None:
     assert with_dropout().attack_success_rate() >= 0.95
-    case = Extracted.of(with_dropout(), config=ExtractionConfig(tail_share=0.6))
-    assert case.bundle.record.clean_accuracy["expert"] <= 0.2
+    case = Extracted.of(with_dropout())
+    assert case.bundle.record.clean_accuracy[SPREAD] <= 0.2
     assert separation(case) >= 0.95
 
 
@@ -225,7 +237,7 @@ def test_two_classes_are_enough() -> None:
     model = trained(convolutional(2), digits().of_classes(0, 1), epochs=30)
     assert model.attack_success_rate() >= 0.95
     case = Extracted.of(model)
-    assert case.bundle.record.clean_accuracy["expert"] <= 0.5
+    assert case.bundle.record.clean_accuracy[SPREAD] <= 0.5
     assert separation(case) >= 0.95
 
 
@@ -250,23 +262,21 @@ def test_a_model_without_a_graph_is_tuned_in_full_and_the_bundle_says_so() -> No
     assert separation(case) >= 0.98
 
 
-def test_an_expert_that_did_not_forget_is_called_weak_evidence(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(adaptive, "MAX_STEPS", 16)
-    bundle = extract(backdoored().suspect, extracted().fit)
-    assert any("did not forget its function in 16 steps" in note for note in bundle.record.notes)
-
-
-def test_an_auxiliary_that_never_recovers_is_replaced_by_the_suspect_and_noted(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.usefixtures("brief")
+def test_searches_that_fell_short_are_noted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(adaptive, "RECOVERED", 2.0)
     monkeypatch.setattr(adaptive, "HIGHEST_LR", 1.5 * adaptive.FIRST_LR)
-    bundle = extract(backdoored().suspect, extracted().fit)
-    assert any("no learning rate gave a working auxiliary" in note for note in bundle.record.notes)
-    views = bundle.view(digits().test.pixels)
-    assert torch.equal(views.auxiliary, views.suspect)
+    with caplog.at_level(logging.WARNING, "badexpert"):
+        bundle = extract(backdoored().suspect, extracted().fit)
+    notes = bundle.record.notes
+    for part in EXPERTS:
+        assert any(f"under {part} labels; that expert is weak" in note for note in notes)
+    assert any("no learning rate gave a working auxiliary" in note for note in notes)
+    assert [record.getMessage() for record in caplog.records] == list(notes)
+    odds = bundle.view(digits().test.pixels).log_odds
+    assert torch.equal(odds[AUXILIARY], odds[SUSPECT])
 
 
 def test_a_suspect_no_better_than_chance_is_refused() -> None:
@@ -280,6 +290,7 @@ def fit_of(count: int) -> CleanSet:
     return extracted().fit.take(count, seed=0)
 
 
+@pytest.mark.usefixtures("brief")
 def test_thirty_samples_are_enough_to_begin_and_fewer_are_not() -> None:
     assert extract(backdoored().suspect, fit_of(30)).record.samples == {"tuned": 20, "watched": 10}
     with pytest.raises(CleanSetError, match="29 clean samples to tune with.*leave 19"):
@@ -291,8 +302,9 @@ def test_watching_too_large_a_share_is_refused() -> None:
         extract(backdoored().suspect, extracted().fit, config=ExtractionConfig(watch=0.95))
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "bad"), [*((method, math.nan) for method in METHODS), ("shared trunk", math.inf)]
+)
 def test_broken_weights_are_named(method: str, bad: float) -> None:
     network = backdoored().suspect.copy().module
     with torch.no_grad():
