@@ -103,9 +103,8 @@ class Excess:
         count = self.flagged.count
         if count == 0:
             return None
-        numbers = (
-            f"{count} of {self.flagged.scored} inputs are flagged; {self.expected:.3g} would be"
-        )
+        scored, expected = self.flagged.scored, f"{self.expected:.3g} would be expected"
+        numbers = f"{count} of {scored} inputs are flagged; {expected}"
         if not self.significant:
             return Finding(
                 FLAGGED_INPUTS.id,

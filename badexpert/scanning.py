@@ -15,6 +15,7 @@ from badexpert.detection import calibrate, calibration_of, detect, split_clean
 from badexpert.detectors import Detector
 from badexpert.errors import AuditError, CleanSetError
 from badexpert.extraction import Bundle, extract
+from badexpert.extraction.comparison import EXPERTS
 from badexpert.findings import AuditState, AuditStatus, Finding, InputsSummary, Report, Verdict
 from badexpert.flagged import AUDIT as INPUTS
 from badexpert.flagged import Excess, Flagged, inputs_status
@@ -143,10 +144,17 @@ def extraction_status(bundle: Bundle) -> AuditStatus:
     record = bundle.record
     accuracies = ", ".join(f"{part} {value:.1%}" for part, value in record.clean_accuracy.items())
     steps = {part: beats[-1].step for part, beats in record.trajectories.items() if beats}
+    steps = {part: steps[part] for part in EXPERTS if part in steps}
+    facts = (
+        f"clean accuracy: {accuracies}",
+        f"the last {record.cut.tail_share:.1%} of the network's operations were tuned",
+        *(f"{part} expert: {count} steps" for part, count in steps.items()),
+        *record.notes,
+    )
     return AuditStatus(
         EXTRACTION,
         AuditState.DONE,
-        summary="; ".join((f"clean accuracy: {accuracies}", *record.notes)),
+        summary="; ".join(facts),
         evidence={
             "clean_accuracy": dict(record.clean_accuracy),
             "samples": dict(record.samples),

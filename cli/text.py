@@ -24,6 +24,11 @@ VERDICT_STYLES = {
     Verdict.BACKDOORED: "bold red",
     Verdict.INCONCLUSIVE: "bold yellow",
 }
+VERDICT_WORDS = {
+    Verdict.CLEAN: "",
+    Verdict.BACKDOORED: "The evidence stands under Findings.",
+    Verdict.INCONCLUSIVE: "Nothing that was checked decides whether the model hides a backdoor.",
+}
 SEVERITY_STYLES = {
     Severity.CRITICAL: "bold red",
     Severity.HIGH: "red",
@@ -70,6 +75,8 @@ def _verdict(report: Report) -> Text:
     text = Text("Verdict: ").append(report.verdict.value, VERDICT_STYLES[report.verdict])
     if not report.complete:
         text.append("  (incomplete: see what was not checked)", "yellow")
+    if words := VERDICT_WORDS[report.verdict]:
+        text.append(f"\n{words}")
     return text
 
 
@@ -147,8 +154,6 @@ def _checks(report: Report) -> RenderableType:
         words = Text(printable("; ".join(filter(None, (status.summary, status.reason)))))
         state = Text(f"  {status.state.value}", STATE_STYLES[status.state])
         table.add_row(state, Text(printable(status.audit)), words)
-        if status.evidence:
-            table.add_row("", "", Text(printable(shown(status.evidence)), "dim"))
     return Group(Text("\nChecks", "bold"), table)
 
 
