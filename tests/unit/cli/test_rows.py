@@ -95,3 +95,32 @@ def test_a_row_is_one_line_whatever_a_file_is_called(
     text = capsys.readouterr().out
     text.encode("utf-8")
     assert len(text.splitlines()) == (1 if format == "json" else 2)
+
+
+@pytest.mark.parametrize("format", ["json", "csv"])
+def test_counts_include_the_rows_of_the_interrupted_run(tmp_path: Path, format: str) -> None:
+    target = Target(format, tmp_path / "out")
+    torn = {"id": "torn, or so.png", "error": "truncated, no end"}
+    flagged = {**row(1), "flagged": True}
+
+    def part(*written: dict[str, Any], resume: bool) -> tuple[int, int, int]:
+        with open_rows(target, belongs_to=IDENTITY, resume=resume) as rows:
+            for item in written:
+                rows.write(item)
+            if not resume:
+                raise KeyboardInterrupt
+        return rows.tally.scored, rows.tally.flagged, rows.tally.unreadable
+
+    with pytest.raises(KeyboardInterrupt):
+        part(flagged, torn, row(2), resume=False)
+    assert part(flagged, row(3), resume=True) == (4, 2, 1)
+
+
+def test_a_header_that_was_cut_off_is_written_again(tmp_path: Path) -> None:
+    target = Target("csv", tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        score(target, stop=0)
+    partial = tmp_path / "out.partial"
+    partial.write_bytes(partial.read_bytes()[:5])
+    assert score(target, stop=9, resume=True) == 0
+    assert ids(tmp_path / "out", "csv") == [f"{number}.png" for number in range(5)]
