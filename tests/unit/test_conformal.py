@@ -60,8 +60,10 @@ def test_equal_scores_flag_nothing() -> None:
 
 
 def test_close_scores_in_double_precision_stay_apart() -> None:
-    calibration = Calibration.of(torch.full((100,), 1e9, dtype=torch.float64), 0.01)
-    assert calibration.flags(torch.tensor([1e9 + 1e-3], dtype=torch.float64)).item()
+    scores = 1e9 + 1e-3 * torch.arange(100, dtype=torch.float64)
+    calibration = Calibration.of(scores, 0.05)
+    assert calibration.flags(scores).sum() == 4
+    assert calibration.p_values(scores).unique().numel() == 100
 
 
 @pytest.mark.parametrize(("fpr", "needed"), [(0.01, 99), (0.05, 19), (0.3, 3), (1 / 49, 48)])
