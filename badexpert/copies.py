@@ -48,7 +48,8 @@ class Copies:
 
 def safe_name(index: int, item_id: str) -> str:
     """A file name without separators, spaces or leading dots, unique for each index."""
-    harmless = re.sub(r"[^A-Za-z0-9._-]+", "-", item_id)[-_LONGEST:]
+    stem = re.sub(r"\.[A-Za-z]{3,4}$", "", item_id)
+    harmless = re.sub(r"[^A-Za-z0-9._-]+", "-", stem)[-_LONGEST:]
     return f"{index:07d}-{harmless}.png"
 
 

@@ -37,16 +37,20 @@ def _as_json(document: dict[str, Any], target: outputs.Target) -> str:
 
 
 def _as_text(document: dict[str, Any], target: outputs.Target) -> str:
+    from rich.console import Group
     from rich.table import Table
 
     from . import text
 
-    table = Table("", *(model["name"] for model in document["models"]))
-    names = [name for name in document["models"][0] if name != "name"]
-    for name in names:
-        values = (text.shown(model[name]) for model in document["models"])
+    models = document["models"]
+    table = Table("", *(model["name"] for model in models))
+    for name in (name for name in models[0] if name != "name"):
+        values = ("-" if model[name] is None else text.shown(model[name]) for model in models)
         table.add_row(name.replace("_", " "), *values)
-    return text.to_string(table, terminal=target.path is None)
+    pictures = text.facts(
+        "Pictures", {str(n): path for n, path in enumerate(document["pictures"], 1)}
+    )
+    return text.to_string(Group(table, pictures), terminal=target.path is None)
 
 
 RENDERERS = {"text": _as_text, "json": _as_json}

@@ -31,7 +31,7 @@ def extract(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Extract the backdoor functionality of a model into a bundle that ``detect`` works with."""
+    """Extract the backdoor functionality of a model into a bundle that 'detect' works with."""
     flags = options.given_model(suspect, arch, num_classes, size, channels, mean, std)
     flags |= options.given(
         clean__source=clean, clean__root=root, clean__limit=limit, device=device, seed=seed
@@ -60,8 +60,13 @@ def _summary(folder: Path, bundle: Bundle) -> str:
     record = bundle.record
     values = {
         "suspect": record.suspect,
-        "samples": record.samples,
+        "samples": {**record.samples, "calibration": _calibration_samples(bundle)},
         "clean_accuracy": record.clean_accuracy,
         "notes": list(record.notes),
     }
-    return text.to_string(text.facts(f"Bundle {folder}", values), terminal=True)
+    content = text.facts(f"Bundle {folder}", values)
+    return text.to_string(content, terminal=True).lstrip("\n")
+
+
+def _calibration_samples(bundle: Bundle) -> int:
+    return max(len(scores) for scores in bundle.record.calibration.values())

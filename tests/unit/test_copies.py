@@ -31,7 +31,7 @@ def test_a_copy_is_what_the_model_saw(tmp_path: Path, channels: int, dtype: torc
     given_pixels = pixels if dtype == torch.uint8 else pixels / 255
     Copies(tmp_path / "new" / "folder").add(7, "../a b/x.jpg", given_pixels)
     [path] = (tmp_path / "new" / "folder").iterdir()
-    assert path.name == "0000007-..-a-b-x.jpg.png"
+    assert path.name == "0000007-..-a-b-x.png"
     found = np.asarray(Image.open(path)).reshape(4, 5, channels)
     assert np.array_equal(found, pixels.permute(1, 2, 0).numpy())
 
