@@ -1,0 +1,1 @@
+"""Measure detectors on models whose truth is known."""
