@@ -124,18 +124,19 @@ class ExtractionConfig:
         method: ``adaptive`` finds every setting from the clean samples; ``paper`` uses the
             authors' settings and tunes full copies.
         tail_share: tune at most this share of the network's operations, counted from its end, and
-            share the rest; 1 tunes full copies.
+            share the rest; 1 tunes full copies; None chooses by what the network is made of.
         watch: share of the tuning samples that are not tuned on but watched.
         paper: used by ``method = "paper"`` alone.
     """
 
     method: Literal["adaptive", "paper"] = "adaptive"
-    tail_share: float = 0.5
+    tail_share: float | None = None
     watch: float = 0.25
     paper: PaperConfig = field(default_factory=PaperConfig)
 
     def __post_init__(self) -> None:
-        _require(0 < self.tail_share <= 1, "tail_share must lie in (0, 1]", self.tail_share)
+        valid = self.tail_share is None or 0 < self.tail_share <= 1
+        _require(valid, "tail_share must lie in (0, 1]", self.tail_share)
         _require(0 < self.watch < 1, "watch must lie in (0, 1)", self.watch)
 
 

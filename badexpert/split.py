@@ -25,14 +25,19 @@ class Cut:
         node: name of the graph node whose output crosses the cut; empty for a cut before the
             first layer, which leaves the whole network in the tail.
         tail_share: share of the network's floating-point operations behind the cut, in [0, 1].
+        tail_layers: how many layers with operations to count lie behind the cut.
     """
 
     node: str
     tail_share: float
+    tail_layers: int = 0
 
 
 WHOLE = Cut(node="", tail_share=1.0)
-"""The tail is the whole network: nothing is shared."""
+"""The tail is the network as it is, not its graph: nothing is shared."""
+
+DEEP_SHARE, DEEP_LAYERS = 0.5, 4
+SHALLOW_SHARE, SHALLOW_LAYERS = 0.15, 2
 
 
 class NetworkGraph:
@@ -54,12 +59,31 @@ class NetworkGraph:
         self._module = _export(network, example)
         self.cuts = _find_cuts(self._module, example)
 
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether batch-norm is somewhere in it."""
+        return any(
+            node.target is torch.ops.aten.batch_norm.default for node in self._module.graph.nodes
+        )
+
     def at_share(self, tail_share: float) -> Cut:
         """The earliest cut whose tail costs at most ``tail_share`` of the network."""
-        if tail_share >= 1:
-            return WHOLE
         affordable = [cut for cut in self.cuts if cut.tail_share <= tail_share]
         return affordable[0] if affordable else self.cuts[-1]
+
+    def default_cut(self) -> Cut:
+        """Deep where batch-norm holds the tuned copies together, shallow where there is none.
+
+        Small networks keep a few layers in the tail, whatever these cost.
+        """
+        share, layers = SHALLOW_SHARE, SHALLOW_LAYERS
+        if self.has_batch_norm:
+            share, layers = DEEP_SHARE, DEEP_LAYERS
+        cut = self.at_share(share)
+        if cut.tail_layers >= layers:
+            return cut
+        deeper = [other for other in self.cuts if other.tail_layers >= layers]
+        return deeper[-1] if deeper else self.cuts[0]
 
     def split(self, cut: Cut) -> tuple[nn.Module, nn.Module]:
         """The two halves; the trunk is frozen and shared, the tail is a copy that may be tuned.
@@ -124,17 +148,20 @@ def _find_cuts(module: fx.GraphModule, example: Tensor) -> tuple[Cut, ...]:
     last_tuned = _last_tuned(module, nodes)
     total = sum(flops.values())
     spent = 0
+    passed: set[fx.Node] = set()
     cuts: list[Cut] = []
     live: set[fx.Node] = set()
     for i, node in enumerate(nodes):
         spent += flops.get(node, 0)
+        passed.add(node)
         if _carries_data(node):
             live.add(node)
         live = {values for values in live if last_use.get(values, -1) > i}
         behind = 1 - spent / total if total else 0.0
         useful = behind > 0 and i < last_tuned
         if useful and live == {node} and _is_computed_tensor(node) and _rows(node) == str(batch):
-            cuts.append(Cut(node.name, behind))
+            layers = sum(count > 0 for later, count in flops.items() if later not in passed)
+            cuts.append(Cut(node.name, behind, layers))
     if not cuts:
         raise AuditError(
             "this network has no place where it can be cut in two; tune full copies instead "

@@ -65,14 +65,14 @@ class _Forgetting:
     """How one expert is made to forget.
 
     Attributes:
-        begin: share of the accuracy above chance at which averaging begins.
+        begun: whether a look shows that averaging is to begin.
         finished: whether a look shows that nothing more is to be had.
     """
 
     part: str
     targets: Tensor
     batch_statistics: bool
-    begin: float
+    begun: Callable[[Beat], bool]
     finished: Callable[[Beat], bool]
 
 
@@ -87,7 +87,7 @@ def tune_shifted(tail: nn.Module, fit: Features, watch: Watch, context: RunConte
         part="shifted",
         targets=mislabel(fit.labels, num_classes=watch.num_classes),
         batch_statistics=True,
-        begin=COLLAPSING,
+        begun=lambda beat: beat.accuracy <= watch.level(COLLAPSING),
         finished=lambda beat: beat.accuracy <= watch.level(COLLAPSED),
     )
     return _forget(tail, fit, watch, forgetting, context)
@@ -103,7 +103,7 @@ def tune_spread(tail: nn.Module, fit: Features, watch: Watch, context: RunContex
         part="spread",
         targets=spread_over_wrong(fit.labels, watch.num_classes),
         batch_statistics=False,
-        begin=COLLAPSED,
+        begun=lambda beat: min(beat.accuracy, beat.confidence) <= watch.level(COLLAPSED),
         finished=lambda beat: beat.confidence <= watch.chance / 2,
     )
     return _forget(tail, fit, watch, forgetting, context)
@@ -134,7 +134,7 @@ def _forget(
         trajectory.append(beat)
         note = f"clean accuracy {beat.accuracy:.2f}, confidence {beat.confidence:.2f}"
         context.progress(Step(task, step, MAX_STEPS, note))
-        if mean.count or beat.accuracy <= watch.level(forgetting.begin):
+        if mean.count or forgetting.begun(beat):
             mean.add(expert)
         enough = mean.count >= MAX_AVERAGED or (mean.count and forgetting.finished(beat))
         if enough or step >= MAX_STEPS:

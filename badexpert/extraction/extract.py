@@ -50,8 +50,7 @@ def extract(
     config = config if config is not None else ExtractionConfig()
     context = context if context is not None else RunContext()
     suspect.to(context.device)
-    cut, notes = choose_cut(suspect, config)
-    trunk, tail = split_suspect(suspect, cut)
+    cut, trunk, tail, notes = _cut_up(suspect, config)
     context.progress(Step("clean samples", 0, None))
     features = compute_features(trunk, *fit.tensors(), context.device)
     tuned_on, watched = _apart(features, config.watch, context)
@@ -94,14 +93,20 @@ def extract(
     return Bundle(suspect, record, trunk, tails)
 
 
-def choose_cut(suspect: VisionSuspect, config: ExtractionConfig) -> tuple[Cut, tuple[str, ...]]:
-    """Where to cut the suspect, and what to say about it."""
-    if config.method == "paper" or config.tail_share >= 1:
-        return WHOLE, ()
+def _cut_up(
+    suspect: VisionSuspect, config: ExtractionConfig
+) -> tuple[Cut, nn.Module, nn.Module, tuple[str, ...]]:
+    """Where the suspect is cut, its trunk and its tail, and what to say about it."""
+    if config.method == "paper":
+        return WHOLE, *split_suspect(suspect, WHOLE), ()
     try:
-        return graph_of(suspect).at_share(config.tail_share), ()
+        graph = graph_of(suspect)
     except AuditError as error:
-        return WHOLE, (f"full copies are tuned, at three times the cost: {error}",)
+        note = f"full copies are tuned, at three times the cost: {error}"
+        return WHOLE, *split_suspect(suspect, WHOLE), (note,)
+    share = config.tail_share
+    cut = graph.default_cut() if share is None else graph.at_share(share)
+    return cut, *graph.split(cut), ()
 
 
 def _apart(features: Features, share: float, context: RunContext) -> tuple[Features, Features]:
