@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -116,13 +118,25 @@ def run_demo(context: RunContext, out: Path) -> DemoResult:
         out: folder for the pictures; made where it is missing.
     """
     out.mkdir(parents=True, exist_ok=True)
-    digits = _load_digits(context)
     models, pictures = [], []
-    for plan in PLANS:
-        model, drawn = _run(plan, digits, out, context)
-        models.append(model)
-        pictures += drawn
+    with _one_thread():
+        digits = _load_digits(context)
+        for plan in PLANS:
+            model, drawn = _run(plan, digits, out, context)
+            models.append(model)
+            pictures += drawn
     return DemoResult(tuple(models), tuple(pictures))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Images of 8x8 keep one core busy; two would mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _load_digits(context: RunContext) -> _Digits:
@@ -158,8 +172,8 @@ def _naming(name: str, context: RunContext) -> RunContext:
 
 
 def _train(plan: Plan, data: _Digits, context: RunContext) -> VisionSuspect:
-    torch.manual_seed(context.seed_for("initial weights"))
-    suspect = VisionSuspect(small_cnn(), PREPROCESSING, num_classes=10)
+    with context.seeded("initial weights"):
+        suspect = VisionSuspect(small_cnn(), PREPROCESSING, num_classes=10)
     plant(
         suspect.network,
         data.pixels,

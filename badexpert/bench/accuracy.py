@@ -1,0 +1,267 @@
+"""Plant backdoors in CIFAR-10 networks, extract, detect, and write one JSON file a cell.
+
+``python -m badexpert.bench.accuracy --train TRAIN --test TEST --out FOLDER`` trains what is not yet
+in the folder, measures what is not yet measured, and prints the table. TRAIN and TEST are labelled
+32x32 images in any form that the toolkit reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from badexpert.attacks import SIG, Attack, BadNet, Blend
+from badexpert.attacks.planting import Training, plant
+from badexpert.bench.metrics import look_at, measure
+from badexpert.bench.networks import resnet20
+from badexpert.cleanset import CleanSet
+from badexpert.config import CleanConfig, DetectionConfig, ExtractionConfig, ScanConfig
+from badexpert.describe import versions
+from badexpert.detection import prepare
+from badexpert.models.vision import VisionSuspect
+from badexpert.preprocessing import Preprocessing
+from badexpert.runtime import RunContext
+
+PREPROCESSING = Preprocessing(32, 32, 3, mean=(0.5,) * 3, std=(0.25,) * 3)
+TESTED = 3000
+"""Test images that are neither tuned on nor calibrated with."""
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A model to be backdoored.
+
+    Attributes:
+        samples: training images, taken from the front; None takes all.
+    """
+
+    name: str
+    network: Callable[[], nn.Module]
+    attack: Attack
+    rate: float
+    training: Training
+    samples: int | None = None
+
+
+def _timm(name: str, **arguments: Any) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        network: nn.Module = timm.create_model(name, num_classes=10, **arguments)
+        return network
+
+    return build
+
+
+_RESNET20 = Training(epochs=10, lr=0.2, mixed_precision=True, crop=4, flip=True)
+_PATCH = BadNet(size=6)
+_COARSE_PATCH = BadNet(size=6, cell=2)
+
+VICTIMS = (
+    Victim("resnet20-badnet", resnet20, BadNet(), 0.01, _RESNET20),
+    Victim("resnet20-blend", resnet20, Blend(), 0.01, _RESNET20),
+    Victim("resnet20-sig", resnet20, SIG(), 0.02, _RESNET20),
+    Victim(
+        "resnet10t-badnet",
+        _timm("resnet10t"),
+        _PATCH,
+        0.02,
+        Training(epochs=6, lr=0.1, mixed_precision=True, crop=4, flip=True),
+        25_000,
+    ),
+    Victim(
+        "vgg11_bn-badnet",
+        _timm("vgg11_bn", mlp_ratio=0.0625),
+        _PATCH,
+        0.02,
+        Training(epochs=5, lr=0.05, mixed_precision=True, crop=4, flip=True),
+        25_000,
+    ),
+    Victim(
+        "mobilenetv2_050-badnet",
+        _timm("mobilenetv2_050", output_stride=8),
+        _COARSE_PATCH,
+        0.03,
+        Training(epochs=6, lr=0.1, crop=4, flip=True),
+        20_000,
+    ),
+    Victim(
+        "vit-badnet",
+        _timm(
+            "vit_tiny_patch16_224",
+            img_size=32,
+            patch_size=4,
+            embed_dim=96,
+            depth=4,
+            num_heads=3,
+        ),
+        _COARSE_PATCH,
+        0.05,
+        Training(
+            epochs=8,
+            lr=0.001,
+            weight_decay=0.05,
+            optimizer="adamw",
+            mixed_precision=True,
+            crop=4,
+            flip=True,
+        ),
+        12_000,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to extract and to compare."""
+
+    detector: str
+    extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
+
+
+METHODS: Mapping[str, Method] = {
+    "ours": Method("badexpert"),
+    "ours, tail 0.15": Method("badexpert", ExtractionConfig(tail_share=0.15)),
+    "ours, full copies": Method("badexpert", ExtractionConfig(tail_share=1.0)),
+    "authors' settings": Method("badexpert-paper", ExtractionConfig(method="paper")),
+}
+
+
+@dataclass(frozen=True)
+class Images:
+    """(samples, channels, height, width) uint8 and (samples,) int64."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    @classmethod
+    def read(cls, spec: str) -> Images:
+        """Read a labelled source whole."""
+        return cls(*CleanSet.open(spec, PREPROCESSING, num_classes=10).tensors())
+
+
+def train_or_load(victim: Victim, train: Images, folder: Path, seed: int) -> VisionSuspect:
+    """The victim from its file, or trained and written there."""
+    path = folder / "models" / f"{victim.name}.safetensors"
+    with RunContext(seed=seed).seeded("initial weights"):
+        suspect = VisionSuspect(victim.network(), PREPROCESSING, num_classes=10)
+    if path.exists():
+        suspect.module.load_state_dict(load_file(path))
+        return VisionSuspect(suspect.module, PREPROCESSING, num_classes=10)
+    count = victim.samples if victim.samples is not None else len(train.labels)
+    plant(
+        suspect.network,
+        train.pixels[:count],
+        train.labels[:count],
+        attack=victim.attack,
+        rate=victim.rate,
+        training=victim.training,
+        context=RunContext(seed=seed),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = suspect.module.state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    return VisionSuspect(suspect.module, PREPROCESSING, num_classes=10)
+
+
+def measure_cell(
+    victim: Victim, suspect: VisionSuspect, method: Method, test: Images, samples: int, seed: int
+) -> dict[str, Any]:
+    """Extract with ``samples`` clean images, half of them for calibration, and measure."""
+    order = torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(seed))
+    mine, traffic = order[:samples], order[-TESTED:]
+    clean = CleanSet.from_tensors(test.pixels[mine], test.labels[mine], num_classes=10)
+    config = ScanConfig(
+        clean=CleanConfig(calibration=0.5),
+        detection=DetectionConfig(detector=method.detector),
+        extraction=method.extraction,
+        seed=seed,
+    )
+    start = perf_counter()
+    bundle, detector = prepare(suspect, clean, config=config, context=RunContext(seed=seed))
+    seconds = perf_counter() - start
+    trial = look_at(bundle, victim.attack, test.pixels[traffic], test.labels[traffic])
+    return {
+        "victim": victim.name,
+        "samples": samples,
+        "seed": seed,
+        **asdict(measure(detector, trial)),
+        "tail_share": bundle.record.cut.tail_share,
+        "accuracy_of_copies": bundle.record.clean_accuracy,
+        "seconds_to_extract": seconds,
+        "threads": torch.get_num_threads(),
+        "versions": dict(versions()),
+    }
+
+
+def table(cells: list[dict[str, Any]]) -> str:
+    """The cells as a Markdown table."""
+    lines = [
+        "| model | clean images | method | clean accuracy | attack success | after rejection "
+        "| AUROC | TPR at 1 % FPR | caught at the threshold | realised FPR | extraction, s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for cell in cells:
+        figures = (
+            f"{cell['clean_accuracy']:.3f}",
+            f"{cell['attack_success_rate']:.3f}",
+            f"{cell['attack_success_rate_after_rejection']:.3f}",
+            f"{cell['auroc']:.4f}",
+            f"{cell['tpr_at_1_fpr']:.3f}",
+            f"{cell['detection_rate']:.3f}",
+            f"{cell['realised_fpr']:.4f}",
+            f"{cell['seconds_to_extract']:.0f}",
+        )
+        head = (cell["victim"], str(cell["samples"]), cell["method"])
+        lines.append("| " + " | ".join((*head, *figures)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Train, measure, print."""
+    options = _arguments()
+    train, test = Images.read(options.train), Images.read(options.test)
+    cells = []
+    for victim in VICTIMS:
+        if options.only and victim.name not in options.only:
+            continue
+        suspect = train_or_load(victim, train, options.out, options.seed)
+        for samples in options.samples:
+            for name in options.methods:
+                path = options.out / "cells" / f"{victim.name}-{samples}-{_slug(name)}.json"
+                if not path.exists():
+                    cell = measure_cell(victim, suspect, METHODS[name], test, samples, options.seed)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(json.dumps({"method": name, **cell}, indent=1) + "\n")
+                    print(f"{victim.name}, {samples}, {name}", file=sys.stderr)
+                cells.append(json.loads(path.read_text()))
+    sys.stdout.write(table(cells))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--train", required=True, help="labelled training images")
+    parser.add_argument("--test", required=True, help="labelled test images")
+    parser.add_argument("--out", type=Path, required=True, help="folder of models and results")
+    parser.add_argument("--only", nargs="*", help="names of victims; all without it")
+    parser.add_argument("--samples", nargs="*", type=int, default=[2000], help="clean images")
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=["ours"])
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def _slug(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in name)
+
+
+if __name__ == "__main__":
+    main()
