@@ -1,0 +1,92 @@
+"""Suspects and bundles to time: their weights are random, which changes no timing."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from badexpert.bench.networks import resnet20
+from badexpert.cleanset import CleanSet
+from badexpert.config import DetectionConfig, ExtractionConfig
+from badexpert.describe import versions
+from badexpert.detection import calibrate
+from badexpert.detectors import Detector
+from badexpert.extraction import Bundle
+from badexpert.extraction.bundle import Record, Scale, graph_of
+from badexpert.extraction.comparison import AUXILIARY, EXPERTS, SUSPECT
+from badexpert.loading.architecture import parse_architecture
+from badexpert.models.vision import VisionSuspect
+from badexpert.preprocessing import Preprocessing
+from badexpert.runtime import RunContext
+
+CLASSES = 10
+_CALIBRATION = 128
+
+
+def untrained_suspect(arch: str | None, size: int, device: torch.device) -> VisionSuspect:
+    """A classifier of colour images with random weights.
+
+    Args:
+        arch: as in ``--arch``; None takes ResNet-20.
+        size: side of its input, in pixels.
+    Raises:
+        ModelLoadError: the architecture is unknown, or takes no inputs of this size.
+    """
+    preprocessing = Preprocessing(size, size)
+    arguments: dict[str, Any] = {"num_classes": CLASSES}
+    module = resnet20(CLASSES) if arch is None else parse_architecture(arch).build(arguments)
+    return VisionSuspect.from_module(module, preprocessing).to(device)
+
+
+def untuned_bundle(suspect: VisionSuspect, tail_share: float | None) -> Bundle:
+    """A bundle cut as an extraction would, whose tuned copies are plain copies.
+
+    Args:
+        tail_share: as in ``ExtractionConfig``.
+    Raises:
+        AuditError: the network cannot be cut.
+    """
+    settings = ExtractionConfig(tail_share=tail_share)
+    graph = graph_of(suspect)
+    cut = graph.default_cut() if tail_share is None else graph.at_share(tail_share)
+    trunk, tail = graph.split(cut)
+    parts = (*EXPERTS, AUXILIARY)
+    record = Record(
+        suspect=suspect.origin.sha256,
+        source=suspect.origin.source,
+        architecture=suspect.origin.architecture,
+        arch_args=dict(suspect.origin.arch_args),
+        preprocessing=suspect.preprocessing,
+        num_classes=suspect.num_classes,
+        cut=cut,
+        settings=settings,
+        seed=0,
+        clean_digest="",
+        samples={},
+        clean_accuracy={},
+        scales=dict.fromkeys(parts, Scale(0.0, 1.0)),
+        trajectories={},
+        notes=("nothing was tuned: this bundle is only good for timing",),
+        versions=dict(versions()),
+    )
+    return Bundle(
+        suspect, record, trunk, {SUSPECT: tail, **{part: copy.deepcopy(tail) for part in parts}}
+    )
+
+
+def noise(images: int, suspect: VisionSuspect) -> torch.Tensor:
+    """Random pixels of the suspect's size, (images, channels, height, width) uint8."""
+    plan = suspect.preprocessing
+    shape = (images, plan.channels, plan.height, plan.width)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+def calibrated(bundle: Bundle) -> Detector:
+    """The default detector, calibrated on noise."""
+    labels = torch.arange(_CALIBRATION) % bundle.record.num_classes
+    pixels = noise(_CALIBRATION, bundle.suspect)
+    clean = CleanSet.from_tensors(pixels, labels, num_classes=bundle.record.num_classes)
+    return calibrate(bundle, clean, config=DetectionConfig(), context=RunContext())
