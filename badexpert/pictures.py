@@ -32,8 +32,8 @@ def draw_score_plane(
     axes.set(
         xlim=(-0.02, 1.02),
         ylim=(-0.02, 1.02),
-        xlabel=f"backdoor expert ({expert}): confidence in the suspect's answer",
-        ylabel="auxiliary: confidence in the suspect's answer",
+        xlabel=f"{expert} expert: confidence in the answer",
+        ylabel="auxiliary: confidence in the answer",
         title=title,
     )
     axes.legend(loc="lower right")

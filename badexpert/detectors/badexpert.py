@@ -1,4 +1,4 @@
-"""Our comparison: the backdoor experts still hold what the suspect answers."""
+"""Our comparison: the backdoor experts still hold the answer, or the auxiliary gave it up."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ import torch
 from torch import Tensor
 
 from badexpert.detectors.base import Detector
-from badexpert.extraction.comparison import EXPERTS, Views
+from badexpert.extraction.comparison import AUXILIARY, EXPERTS, Views, suspicion
 
 
 class BaDExpert(Detector):
-    """The larger of the experts' log-odds for the suspect's answer.
+    """A smooth maximum over the suspicions from both experts and the auxiliary.
 
     Each is measured in units of its own upper tail on held-out clean samples, so no constant
-    depends on the architecture, and an expert that lost the backdoor does not drown the other.
+    depends on the architecture. One of them alone can flag an input: an expert that lost the
+    backdoor drowns no other, and an auxiliary that kept it vouches for nothing.
 
     Source: Xie et al., ICLR 2024, arXiv:2308.12439, section 4.
-    Departs: log-odds instead of probabilities, so that nothing saturates and no slope is to be
-        set; two experts; and no auxiliary, which on many models keeps the backdoor and then
-        vouches for every triggered input.
+    Departs: log-odds instead of probabilities, so that nothing saturates; two experts; a smooth
+        maximum instead of two lines in the plane, so that there is no slope to set.
     """
 
     name: ClassVar[str] = "badexpert"
-    parts: ClassVar[frozenset[str]] = frozenset(EXPERTS)
+    parts: ClassVar[frozenset[str]] = frozenset({*EXPERTS, AUXILIARY})
 
     def combine(self, views: Views) -> Tensor:
         scales = self.bundle.record.scales
-        experts = [part for part in EXPERTS if part in views.log_odds]
-        raised = [scales[part].apply(views.log_odds[part].double()) for part in experts]
-        return torch.stack(raised).amax(0)
+        raised = [
+            scales[part].apply(suspicion(part, views.log_odds[part].double())) for part in scales
+        ]
+        return torch.stack(raised).logsumexp(0)

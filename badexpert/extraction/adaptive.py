@@ -17,7 +17,8 @@ the weights keep what they hold over learning rates a hundredfold apart: the saf
 the network does not escape into being unsure.
 
 The auxiliary: true labels, a learning rate as high as the function survives, halved from far too
-high until the accuracy recovers.
+high until the accuracy recovers. With batch statistics the function survives rates at which the
+backdoor does not.
 """
 
 from __future__ import annotations
@@ -175,6 +176,7 @@ def tune_auxiliary(tail: nn.Module, fit: Features, watch: Watch, context: RunCon
 
 def _tune_once(tail: nn.Module, fit: Features, lr: float, context: RunContext) -> nn.Module:
     auxiliary = trainable_copy(tail)
+    set_batch_statistics(auxiliary, True)
     optimizer = torch.optim.SGD(
         auxiliary.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=1e-4
     )
@@ -192,4 +194,5 @@ def _tune_once(tail: nn.Module, fit: Features, lr: float, context: RunContext) -
     for step in steps:
         if step >= total:
             break
+    set_batch_statistics(auxiliary, False)
     return auxiliary

@@ -66,7 +66,7 @@ class Record:
         clean_digest: of the clean samples that were tuned on.
         samples: how many samples were tuned on, and how many watched.
         clean_accuracy: of the suspect and each tuned copy on the watched samples.
-        scales: of each tuned copy's log-odds on the watched samples.
+        scales: of the suspicion from each tuned copy on the watched samples.
         trajectories: of each expert's tuning, and the learning rates tried for the auxiliary.
         notes: what went otherwise than planned.
         versions: of the tool and of what computed it.

@@ -18,6 +18,15 @@ AUXILIARY = "auxiliary"
 EXPERTS = (SHIFTED, SPREAD)
 
 
+def suspicion(part: str, log_odds: Tensor) -> Tensor:
+    """Higher = more suspicious: an expert that agrees with the suspect, an auxiliary that does not.
+
+    Args:
+        log_odds: of the suspect's answers under this part, (batch,).
+    """
+    return -log_odds if part == AUXILIARY else log_odds
+
+
 class Views(NamedTuple):
     """How sure the suspect and its tuned copies are of the suspect's answer.
 

@@ -13,7 +13,7 @@ from badexpert.describe import versions
 from badexpert.errors import AuditError, CleanSetError
 from badexpert.extraction.adaptive import tune_auxiliary, tune_shifted, tune_spread
 from badexpert.extraction.bundle import Bundle, Record, Scale, graph_of, split_suspect
-from badexpert.extraction.comparison import AUXILIARY, SHIFTED, SPREAD, SUSPECT
+from badexpert.extraction.comparison import AUXILIARY, SHIFTED, SPREAD, SUSPECT, suspicion
 from badexpert.extraction.features import Features, compute_features
 from badexpert.extraction.paper import tune_auxiliary_as_published, tune_expert_as_published
 from badexpert.extraction.watch import Tuned, Watch, watch_over
@@ -82,7 +82,7 @@ def extract(
                 for part, copy in tuned.items()
             },
         },
-        scales={part: _scale(copy.tail, watch, context.device) for part, copy in tuned.items()},
+        scales={part: _scale(part, copy.tail, watch, context) for part, copy in tuned.items()},
         trajectories={part: copy.trajectory for part, copy in tuned.items()},
         notes=notes,
         versions=dict(versions()),
@@ -145,5 +145,6 @@ _SHORTFALLS = {
 }
 
 
-def _scale(tail: nn.Module, watch: Watch, device: torch.device) -> Scale:
-    return Scale.of(log_odds(watch.features.through(tail, device), watch.answers))
+def _scale(part: str, tail: nn.Module, watch: Watch, context: RunContext) -> Scale:
+    logits = watch.features.through(tail, context.device)
+    return Scale.of(suspicion(part, log_odds(logits, watch.answers)))
