@@ -143,8 +143,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--memory",
         type=int,
         nargs="*",
-        default=[5_000, 50_000],
-        help="numbers of images to measure the memory of 'badexpert detect' on; none skips it",
+        default=[500, 5_000, 50_000] * 2,
+        help="numbers of images to run 'badexpert detect' on, for its memory; none skips it",
     )
     return parser.parse_args(arguments)
 
