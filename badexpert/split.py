@@ -69,6 +69,8 @@ class NetworkGraph:
     def at_share(self, tail_share: float) -> Cut:
         """The earliest cut whose tail costs at most ``tail_share`` of the network."""
         affordable = [cut for cut in self.cuts if cut.tail_share <= tail_share]
+        if tail_share >= 1 and affordable[0].tail_share < 1:
+            return WHOLE
         return affordable[0] if affordable else self.cuts[-1]
 
     def default_cut(self) -> Cut:

@@ -29,6 +29,8 @@ class BaDExpert(Detector):
     def combine(self, views: Views) -> Tensor:
         scales = self.bundle.record.scales
         raised = [
-            scales[part].apply(suspicion(part, views.log_odds[part].double())) for part in scales
+            scale.apply(suspicion(part, views.log_odds[part].double()))
+            for part, scale in scales.items()
+            if part in views.log_odds
         ]
         return torch.stack(raised).logsumexp(0)

@@ -277,7 +277,7 @@ def test_the_earliest_affordable_cut_is_chosen(share: float) -> None:
     assert all(cut.tail_share > share for cut in earlier)
 
 
-def test_a_share_below_all_takes_the_last_cut_and_a_full_share_takes_none() -> None:
+def test_a_share_below_all_takes_the_last_cut_and_a_full_share_the_whole_network() -> None:
     _, graph = graph_of("vit")
     assert graph.at_share(1e-12) == graph.cuts[-1]
     assert graph.at_share(1.0) == WHOLE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
@@ -158,10 +159,13 @@ def views_of(shifted: list[float], spread: list[float]) -> Views:
     return Views(answers, {SHIFTED: torch.tensor(shifted), SPREAD: torch.tensor(spread)})
 
 
-def test_the_default_score_is_that_of_the_expert_who_is_more_alarmed() -> None:
+def test_the_default_score_is_a_smooth_maximum_over_the_experts() -> None:
     detector = BaDExpert(with_scales(Scale(-4.0, 2.0), Scale(10.0, 5.0)))
     found = detector.combine(views_of([-4.0, 0.0, -4.0], [10.0, 10.0, 25.0]))
-    assert found.tolist() == pytest.approx([0.0, 2.0, 3.0])
+    both, first, second = found.tolist()
+    assert both == pytest.approx(math.log(2))
+    assert first == pytest.approx(math.log(math.exp(2) + 1))
+    assert second == pytest.approx(math.log(1 + math.exp(3)))
 
 
 def test_the_default_score_keeps_its_order_where_probabilities_saturate() -> None:

@@ -35,7 +35,7 @@ from tests.small_models import (
 )
 
 METHODS = {
-    "shared trunk": ExtractionConfig(),
+    "shared trunk": ExtractionConfig(tail_share=0.5),
     "full copies": ExtractionConfig(tail_share=1.0),
     "paper": ExtractionConfig(method="paper"),
 }
@@ -58,12 +58,11 @@ def written(folder: Path, *bundles: Bundle) -> list[dict[str, bytes]]:
 @pytest.mark.parametrize("expert", EXPERTS)
 def test_an_expert_forgets_its_function_and_keeps_the_backdoor(expert: str) -> None:
     case = extracted()
-    assert case.bundle.record.clean_accuracy[expert] <= 0.3
     triggered = case.bundle.view(case.model.triggered).log_odds[expert]
     clean = case.bundle.view(case.model.clean_inputs).log_odds[expert]
-    assert (triggered > 0).float().mean() >= 0.7
-    assert (clean > 0).float().mean() <= 0.25
-    assert auroc(clean, triggered) >= 0.85
+    assert torch.sigmoid(clean).mean() <= 0.3
+    assert torch.sigmoid(triggered).mean() >= 0.4
+    assert auroc(clean, triggered) >= 0.95
 
 
 def test_the_auxiliary_recovers_its_function() -> None:
@@ -82,7 +81,7 @@ def test_triggered_inputs_stand_out_and_clean_ones_do_not() -> None:
 def test_the_same_patch_does_not_stand_out_on_a_benign_model() -> None:
     case = Extracted.of(benign())
     detector = BaDExpert(case.bundle).calibrate(case.calibration, fpr=0.01)
-    assert detector.judge(case.model.triggered).flagged.float().mean() <= 0.05
+    assert detector.judge(case.model.triggered).flagged.float().mean() <= 0.1
 
 
 @pytest.mark.parametrize("expert", EXPERTS)
@@ -136,7 +135,8 @@ def test_the_suspect_is_not_changed(method: str) -> None:
     digest, before = digest_module(network), suspect.logits(pixels)
     tuning = [(values.requires_grad, values.grad) for values in network.parameters()]
     bundle = extract(suspect, extracted().fit, config=METHODS[method])
-    assert (bundle.record.cut == WHOLE) is (method != "shared trunk")
+    assert (bundle.record.cut == WHOLE) is (method == "paper")
+    assert (bundle.record.cut.tail_share == 1) is (method != "shared trunk")
     assert digest_module(network) == digest
     assert torch.equal(suspect.logits(pixels), before)
     for (wanted, grad), values in zip(tuning, network.parameters(), strict=True):
@@ -189,7 +189,8 @@ def test_a_fifth_of_wrong_labels_is_survived() -> None:
 def test_classes_that_the_clean_set_lacks_do_not_spoil_the_others() -> None:
     present = digits().of_classes(0, 1, 2, 4, 5, 6, 8, 9)
     case = Extracted.of(Model(backdoored().suspect, present))
-    assert case.bundle.record.clean_accuracy[SPREAD] <= 0.2
+    spread = case.bundle.view(case.model.clean_inputs).log_odds[SPREAD]
+    assert torch.sigmoid(spread).mean() <= 0.3
     assert separation(case) >= 0.98
 
 
@@ -229,7 +230,8 @@ def test_models_that_return_probabilities_work() -> None:
 def test_models_without_batch_norm_and_with_dropout_work() -> None:
     assert with_dropout().attack_success_rate() >= 0.95
     case = Extracted.of(with_dropout())
-    assert case.bundle.record.clean_accuracy[SPREAD] <= 0.2
+    spread = case.bundle.view(case.model.clean_inputs).log_odds[SPREAD]
+    assert torch.sigmoid(spread).mean() <= 0.3
     assert separation(case) >= 0.95
 
 
