@@ -118,7 +118,39 @@ def _export(network: nn.Module, example: Tensor) -> fx.GraphModule:
             f"{str(error).splitlines()[0] if str(error) else 'no message'}), so its trunk cannot "
             "be shared; tune full copies instead with tail_share = 1"
         ) from error
-    return program.module(check_guards=False)
+    return _in_log_space(program.module(check_guards=False))
+
+
+_KEEPS_ORDER = {
+    torch.ops.aten.clamp.default,
+    torch.ops.aten.clamp_min.default,
+    torch.ops.aten.to.dtype,
+}
+
+
+def _in_log_space(module: fx.GraphModule) -> fx.GraphModule:
+    """Turn a softmax whose logarithm is taken at the very end into a log-softmax.
+
+    A saturated softmax has no gradient and has forgotten how sure it was; its input has not.
+    """
+    (result,) = next(n for n in module.graph.nodes if n.op == "output").all_input_nodes
+    node, logged = result, False
+    while not logged or node.target in _KEEPS_ORDER:
+        if node.target is torch.ops.aten.log.default:
+            logged = True
+        elif node.target not in _KEEPS_ORDER:
+            return module
+        node = node.args[0]
+        assert isinstance(node, fx.Node)
+    if node.target is not torch.ops.aten.softmax.int:
+        return module
+    with module.graph.inserting_before(node):
+        logs = module.graph.call_function(torch.ops.aten.log_softmax.int, node.args, node.kwargs)
+        logs.meta = dict(result.meta)
+    result.replace_all_uses_with(logs)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
 
 
 def _carries_data(node: fx.Node) -> bool:

@@ -345,3 +345,32 @@ def test_an_unknown_cut_is_refused_by_name() -> None:
     _, graph = graph_of("vit")
     with pytest.raises(AuditError, match="cannot be cut after 'conv2d_99'"):
         graph.split(Cut("conv2d_99", 0.1))
+
+
+class Saturated(nn.Module):
+    """Ends in a softmax that rounds to one and zero, and in its clamped logarithm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(3 * SIDE * SIDE, 16), nn.Linear(16, CLASSES)
+
+    def scores(self, x: Tensor) -> Tensor:
+        scores: Tensor = 1000 * self.head(torch.relu(self.hidden(x.flatten(1))))
+        return scores
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scores(x).softmax(1).clamp_min(1e-38).log()
+
+
+def test_a_softmax_at_the_end_is_tuned_through_its_logarithm() -> None:
+    torch.manual_seed(0)
+    network = Saturated().eval()
+    graph = NetworkGraph(network, torch.rand(2, 3, SIDE, SIDE))
+    pixels = torch.rand(4, 3, SIDE, SIDE)
+    trunk, tail = graph.split(graph.cuts[0])
+    expected = network.scores(pixels).log_softmax(1)
+    assert expected.min() < -100
+    assert torch.allclose(tail(trunk(pixels)), expected, rtol=1e-4, atol=1e-3)
+    tail(trunk(pixels)).min().backward()
+    assert all(values.grad is not None for values in tail.parameters())
+    assert any(values.grad.abs().sum() > 0 for values in tail.parameters())
