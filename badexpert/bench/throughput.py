@@ -22,7 +22,7 @@ from badexpert.models.vision import VisionSuspect
 from badexpert.runtime import resolve_device
 
 TAIL_SHARES = (1.0, 0.5, 0.25, 0.15, 0.05)
-"""1 shares nothing: the suspect and each expert are run whole."""
+"""1 shares nothing: the suspect and each tuned copy are run whole."""
 
 
 @dataclass(frozen=True)
