@@ -31,7 +31,7 @@ from badexpert.describe import versions
 from badexpert.detection import prepare
 from badexpert.models.vision import VisionSuspect
 from badexpert.preprocessing import Preprocessing
-from badexpert.runtime import RunContext
+from badexpert.runtime import RunContext, resolve_device
 
 PREPROCESSING = Preprocessing(32, 32, 3, mean=(0.5,) * 3, std=(0.25,) * 3)
 TESTED = 3000
@@ -90,9 +90,9 @@ VICTIMS = (
         "mobilenetv2_050-badnet",
         _timm("mobilenetv2_050", output_stride=8),
         _COARSE_PATCH,
-        0.03,
-        Training(epochs=6, lr=0.1, crop=4, flip=True),
-        20_000,
+        0.1,
+        Training(epochs=8, lr=0.003, weight_decay=0.01, optimizer="adamw", crop=4, flip=True),
+        15_000,
     ),
     Victim(
         "vit-badnet",
@@ -105,16 +105,8 @@ VICTIMS = (
             num_heads=3,
         ),
         _COARSE_PATCH,
-        0.05,
-        Training(
-            epochs=8,
-            lr=0.001,
-            weight_decay=0.05,
-            optimizer="adamw",
-            mixed_precision=True,
-            crop=4,
-            flip=True,
-        ),
+        0.1,
+        Training(epochs=6, lr=0.001, weight_decay=0.05, optimizer="adamw", mixed_precision=True),
         12_000,
     ),
 )
@@ -149,10 +141,12 @@ class Images:
         return cls(*CleanSet.open(spec, PREPROCESSING, num_classes=10).tensors())
 
 
-def train_or_load(victim: Victim, train: Images, folder: Path, seed: int) -> VisionSuspect:
+def train_or_load(
+    victim: Victim, train: Images, folder: Path, context: RunContext
+) -> VisionSuspect:
     """The victim from its file, or trained and written there."""
     path = folder / "models" / f"{victim.name}.safetensors"
-    with RunContext(seed=seed).seeded("initial weights"):
+    with context.seeded("initial weights"):
         suspect = VisionSuspect(victim.network(), PREPROCESSING, num_classes=10)
     if path.exists():
         suspect.module.load_state_dict(load_file(path))
@@ -165,7 +159,7 @@ def train_or_load(victim: Victim, train: Images, folder: Path, seed: int) -> Vis
         attack=victim.attack,
         rate=victim.rate,
         training=victim.training,
-        context=RunContext(seed=seed),
+        context=context,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     state = suspect.module.state_dict()
@@ -174,26 +168,32 @@ def train_or_load(victim: Victim, train: Images, folder: Path, seed: int) -> Vis
 
 
 def measure_cell(
-    victim: Victim, suspect: VisionSuspect, method: Method, test: Images, samples: int, seed: int
+    victim: Victim,
+    suspect: VisionSuspect,
+    method: Method,
+    test: Images,
+    samples: int,
+    context: RunContext,
 ) -> dict[str, Any]:
     """Extract with ``samples`` clean images, half of them for calibration, and measure."""
-    order = torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(context.seed))
     mine, traffic = order[:samples], order[-TESTED:]
     clean = CleanSet.from_tensors(test.pixels[mine], test.labels[mine], num_classes=10)
     config = ScanConfig(
         clean=CleanConfig(calibration=0.5),
         detection=DetectionConfig(detector=method.detector),
         extraction=method.extraction,
-        seed=seed,
+        seed=context.seed,
     )
     start = perf_counter()
-    bundle, detector = prepare(suspect, clean, config=config, context=RunContext(seed=seed))
+    bundle, detector = prepare(suspect, clean, config=config, context=context)
     seconds = perf_counter() - start
     trial = look_at(bundle, victim.attack, test.pixels[traffic], test.labels[traffic])
     return {
         "victim": victim.name,
         "samples": samples,
-        "seed": seed,
+        "seed": context.seed,
+        "device": str(context.device),
         **asdict(measure(detector, trial)),
         "tail_share": bundle.record.cut.tail_share,
         "accuracy_of_copies": bundle.record.clean_accuracy,
@@ -229,17 +229,18 @@ def table(cells: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Train, measure, print."""
     options = _arguments()
+    context = RunContext(resolve_device(options.device), options.seed)
     train, test = Images.read(options.train), Images.read(options.test)
     cells = []
     for victim in VICTIMS:
         if options.only and victim.name not in options.only:
             continue
-        suspect = train_or_load(victim, train, options.out, options.seed)
+        suspect = train_or_load(victim, train, options.out, context)
         for samples in options.samples:
             for name in options.methods:
                 path = options.out / "cells" / f"{victim.name}-{samples}-{_slug(name)}.json"
                 if not path.exists():
-                    cell = measure_cell(victim, suspect, METHODS[name], test, samples, options.seed)
+                    cell = measure_cell(victim, suspect, METHODS[name], test, samples, context)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_text(json.dumps({"method": name, **cell}, indent=1) + "\n")
                     print(f"{victim.name}, {samples}, {name}", file=sys.stderr)
@@ -256,6 +257,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--samples", nargs="*", type=int, default=[2000], help="clean images")
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=["ours"])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
     return parser.parse_args()
 
 
