@@ -15,7 +15,7 @@ help:
 	@echo 'make demo     run the main job on built-in data and print the result'
 	@echo 'make test     run the tests (TESTS="tests/unit -k name" narrows, TESTS="-m slow" runs the slow ones)'
 	@echo 'make lint     ruff, mypy, import-linter'
-	@echo 'make bench    the benchmark grid'
+	@echo 'make bench    what detection costs, on this machine'
 	@echo 'make install  only make $(VENV)'
 	@echo 'make clean    remove $(VENV) and everything built'
 
@@ -42,7 +42,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
-	$(BIN)/python -m badexpert.bench $(ARGS)
+	$(BIN)/python -m badexpert.bench.throughput --out bench-out/throughput.json $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist demo bench-out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
