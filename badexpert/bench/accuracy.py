@@ -62,6 +62,15 @@ def _timm(name: str, **arguments: Any) -> Callable[[], nn.Module]:
     return build
 
 
+def _mobilenet_for_small_images() -> nn.Module:
+    """MobileNetV2 that keeps the size in its first layer: at stride 32 nothing is left of 32x32."""
+    network: nn.Module = timm.create_model("mobilenetv2_050", num_classes=10)
+    stem = network.get_submodule("conv_stem")
+    assert isinstance(stem, nn.Conv2d)
+    stem.stride = (1, 1)
+    return network
+
+
 _RESNET20 = Training(epochs=10, lr=0.2, mixed_precision=True, crop=4, flip=True)
 _PATCH = BadNet(size=6)
 _COARSE_PATCH = BadNet(size=6, cell=2)
@@ -88,11 +97,11 @@ VICTIMS = (
     ),
     Victim(
         "mobilenetv2_050-badnet",
-        _timm("mobilenetv2_050", output_stride=8),
+        _mobilenet_for_small_images,
         _COARSE_PATCH,
         0.1,
-        Training(epochs=8, lr=0.003, weight_decay=0.01, optimizer="adamw", crop=4, flip=True),
-        15_000,
+        Training(epochs=6, lr=0.1),
+        12_000,
     ),
     Victim(
         "vit-badnet",

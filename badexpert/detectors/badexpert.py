@@ -12,11 +12,12 @@ from badexpert.extraction.comparison import AUXILIARY, EXPERTS, Views, suspicion
 
 
 class BaDExpert(Detector):
-    """A smooth maximum over the suspicions from both experts and the auxiliary.
+    """A smooth maximum over how unlike clean inputs both experts and the auxiliary see an input.
 
-    Each is measured in units of its own upper tail on held-out clean samples, so no constant
-    depends on the architecture. One of them alone can flag an input: an expert that lost the
-    backdoor drowns no other, and an auxiliary that kept it vouches for nothing.
+    Each is measured in units of its own tails on held-out clean samples, so no constant depends on
+    the architecture. One of them alone can flag an input: an expert that lost the backdoor drowns
+    no other, and an auxiliary that kept it vouches for nothing. Both tails count: in some networks
+    the trigger's features are so strong that tuning throws its inputs far below all clean ones.
 
     Source: Xie et al., ICLR 2024, arXiv:2308.12439, section 4.
     Departs: log-odds instead of probabilities, so that nothing saturates; two experts; a smooth

@@ -30,25 +30,31 @@ _RECORD = "bundle.json"
 
 @dataclass(frozen=True)
 class Scale:
-    """Where a signal lies on clean samples that were held out: its median and its upper tail.
+    """Where a signal lies on clean samples that were held out.
 
     Attributes:
         center: the median.
-        spread: from the median up to the 95th percentile.
+        above: from the median up to the 95th percentile.
+        below: from the median down to the 5th percentile.
     """
 
     center: float
-    spread: float
+    above: float
+    below: float
 
     @classmethod
     def of(cls, values: Tensor) -> Scale:
         """Measure (samples,) values."""
-        middle, high = values.double().quantile(torch.tensor([0.5, 0.95], dtype=torch.float64))
-        return cls(float(middle), max(float(high - middle), 1e-6))
+        low, middle, high = values.double().quantile(
+            torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
+        )
+        above, below = max(float(high - middle), 1e-6), max(float(middle - low), 1e-6)
+        return cls(float(middle), above, below)
 
     def apply(self, values: Tensor) -> Tensor:
-        """Values in units of the spread, above the center."""
-        return (values - self.center) / self.spread
+        """Distance from the center in units of the tail on that side, never negative."""
+        distance = values - self.center
+        return torch.where(distance >= 0, distance / self.above, -distance / self.below)
 
 
 @dataclass(frozen=True)

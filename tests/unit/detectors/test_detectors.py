@@ -160,7 +160,7 @@ def views_of(shifted: list[float], spread: list[float]) -> Views:
 
 
 def test_the_default_score_is_a_smooth_maximum_over_the_experts() -> None:
-    detector = BaDExpert(with_scales(Scale(-4.0, 2.0), Scale(10.0, 5.0)))
+    detector = BaDExpert(with_scales(Scale(-4.0, 2.0, 1e9), Scale(10.0, 5.0, 1e9)))
     found = detector.combine(views_of([-4.0, 0.0, -4.0], [10.0, 10.0, 25.0]))
     both, first, second = found.tolist()
     assert both == pytest.approx(math.log(2))
@@ -169,25 +169,25 @@ def test_the_default_score_is_a_smooth_maximum_over_the_experts() -> None:
 
 
 def test_the_default_score_keeps_its_order_where_probabilities_saturate() -> None:
-    detector = BaDExpert(with_scales(Scale(0.0, 1.0), Scale(0.0, 1.0)))
+    detector = BaDExpert(with_scales(Scale(0.0, 1.0, 1e9), Scale(0.0, 1.0, 1e9)))
     found = detector.combine(views_of([50.0, 100.0, 200.0], [-80.0, -80.0, -80.0]))
     assert found.tolist() == [50.0, 100.0, 200.0]
 
 
 def test_the_default_score_does_not_depend_on_the_units_of_the_odds() -> None:
-    small = BaDExpert(with_scales(Scale(-1.0, 2.0), Scale(3.0, 1.0)))
-    large = BaDExpert(with_scales(Scale(-10.0, 20.0), Scale(3.0, 1.0)))
+    small = BaDExpert(with_scales(Scale(-1.0, 2.0, 1e9), Scale(3.0, 1.0, 1e9)))
+    large = BaDExpert(with_scales(Scale(-10.0, 20.0, 1e9), Scale(3.0, 1.0, 1e9)))
     odds, tenfold = (views_of([each * unit for each in (-1, 3, 2)], [4, -2, 1]) for unit in (1, 10))
     assert torch.allclose(small.combine(odds), large.combine(tenfold))
 
 
 def test_an_expert_that_lost_the_backdoor_does_not_drown_the_other() -> None:
-    detector = BaDExpert(with_scales(Scale(-5.0, 1.0), Scale(-2.0, 1.0)))
+    detector = BaDExpert(with_scales(Scale(-5.0, 1.0, 1e9), Scale(-2.0, 1.0, 1e9)))
     triggered, clean = detector.combine(views_of([3.0, -5.0], [-9.0, -2.0]))
     assert triggered > clean + 5
 
 
 def test_a_bundle_by_the_papers_method_has_one_expert_for_the_default_score() -> None:
-    detector = BaDExpert(with_scales(Scale(-4.0, 2.0), Scale(0.0, 1.0)))
+    detector = BaDExpert(with_scales(Scale(-4.0, 2.0, 1e9), Scale(0.0, 1.0, 1e9)))
     views = Views(torch.zeros(1), {SHIFTED: torch.tensor([0.0])})
     assert detector.combine(views).tolist() == [2.0]
