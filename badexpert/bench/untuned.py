@@ -66,7 +66,7 @@ def untuned_bundle(suspect: VisionSuspect, tail_share: float | None) -> Bundle:
         clean_digest="",
         samples={},
         clean_accuracy={},
-        scales=dict.fromkeys(parts, Scale(0.0, 1.0)),
+        scales=dict.fromkeys(parts, Scale(0.0, 1.0, 1.0)),
         trajectories={},
         notes=("nothing was tuned: this bundle is only good for timing",),
         versions=dict(versions()),
