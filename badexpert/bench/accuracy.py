@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -235,9 +235,9 @@ def table(cells: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Train, measure, print."""
-    options = _arguments()
+    options = _parse(arguments)
     context = RunContext(resolve_device(options.device), options.seed)
     train, test = Images.read(options.train), Images.read(options.test)
     cells = []
@@ -257,7 +257,7 @@ def main() -> None:
     sys.stdout.write(table(cells))
 
 
-def _arguments() -> argparse.Namespace:
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--train", required=True, help="labelled training images")
     parser.add_argument("--test", required=True, help="labelled test images")
@@ -267,7 +267,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=["ours"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def _slug(name: str) -> str:
