@@ -35,7 +35,8 @@ class Scale:
     Attributes:
         center: the median.
         above: from the median up to the 95th percentile.
-        below: from the median down to the 5th percentile.
+        below: from the median down to the lowest; triggers seldom lie there, so this side has to
+            be unlike all of them before it counts.
     """
 
     center: float
@@ -46,7 +47,7 @@ class Scale:
     def of(cls, values: Tensor) -> Scale:
         """Measure (samples,) values."""
         low, middle, high = values.double().quantile(
-            torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
+            torch.tensor([0.0, 0.5, 0.95], dtype=torch.float64)
         )
         above, below = max(float(high - middle), 1e-6), max(float(middle - low), 1e-6)
         return cls(float(middle), above, below)
