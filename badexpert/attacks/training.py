@@ -26,7 +26,7 @@ class Training:
         crop: pixels of padding for random crops; 0 turns cropping off.
         flip: mirror half of the images; wrong for digits and traffic signs.
         optimizer: ``sgd`` or ``adamw`` (transformers rarely train with sgd).
-        mixed_precision: bfloat16 autocast in the forward pass.
+        mixed_precision: bfloat16 autocast in the forward pass, where the device computes in it.
     """
 
     epochs: int = 10
@@ -62,6 +62,7 @@ def train(
     # A last batch of a single sample is left out: batch-norm cannot take it.
     each_epoch = max((len(data) + size - 2) // size, 1)
     steps = training.epochs * each_epoch
+    mixed = training.mixed_precision and computes_bfloat16(context.device)
     optimizer = _optimizer(module, training)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.lr, total_steps=steps)
     done = 0
@@ -73,7 +74,7 @@ def train(
                 pixels, crop=training.crop, flip=training.flip, generator=generator
             ).contiguous(memory_format=layout)
             with (
-                torch.autocast(context.device.type, torch.bfloat16, training.mixed_precision),
+                torch.autocast(context.device.type, torch.bfloat16, mixed),
                 context.seeded(f"dropout {done}"),
             ):
                 logits = module(pixels)
@@ -86,6 +87,13 @@ def train(
             if done % 10 == 0 or done == steps:
                 context.progress(Step("train", done, steps, f"loss {loss.item():.3f}"))
     return module.eval()
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16; emulated, it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 @torch.no_grad()
