@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -61,19 +61,6 @@ class Attack(ABC):
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values.items()
         }
-
-    @classmethod
-    def restored(cls, parameters: Mapping[str, Json], learned: Mapping[str, Tensor]) -> Self:
-        """The attack that gave these ``parameters`` and this ``learned``.
-
-        Args:
-            parameters: may have been through JSON, which turns tuples into lists.
-        """
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in parameters.items()
-        }
-        return cls(**values, learned=learned)
 
     def learned_tensor(self, name: str) -> Tensor:
         """One of the tensors in ``learned``.

@@ -15,8 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from badexpert.attacks import ATTACKS, Attack
-from badexpert.errors import ModelLoadError
+from badexpert.attacks import Attack, make_attack
+from badexpert.errors import ConfigError, ModelLoadError
 from badexpert.findings import Json
 from badexpert.models.origin import digest_file
 from badexpert.preprocessing import Preprocessing
@@ -120,7 +120,11 @@ def read_attack(folder: Path) -> Attack | None:
         if not path.is_file() or digest_file(path).sha256 != truth.trigger_sha256:
             raise ModelLoadError(f"{path} is missing or was changed. Plant the model again")
         learned = load_file(path)
-    return ATTACKS[truth.attack].restored(truth.parameters, learned)
+    try:
+        attack = make_attack(truth.attack, truth.parameters)
+    except ConfigError as error:
+        raise ModelLoadError(f"{folder / TRUTH}: {error}. Plant the model again") from error
+    return replace(attack, learned=learned)
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import badexpert.extraction
+from badexpert import batchnorm, conformal, split, strata
 from badexpert.attacks.truth import read_truth
 from badexpert.bench.cells import Place, digest_of
 from badexpert.bench.recipe import BenchRecipe
@@ -122,11 +123,13 @@ def _digest_of_images(images: CleanSet) -> str:
 
 @cache
 def code_of(kind: type[Detector]) -> str:
-    """sha256 of the code that makes a detector's score: its module, and extraction if it needs any.
+    """sha256 of the code that makes a detector's score and its threshold: its module, calibration,
+    and extraction if it needs any.
 
     Numbers of an older method must not stand beside those of a newer one.
     """
-    files = [Path(inspect.getfile(kind))]
+    files = [Path(inspect.getfile(code)) for code in (kind, conformal, strata)]
     if kind.parts:
+        files += [Path(inspect.getfile(code)) for code in (split, batchnorm)]
         files += sorted(Path(inspect.getfile(badexpert.extraction)).parent.glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

@@ -72,7 +72,7 @@ def test_there_is_no_trigger_before_it_is_learned(attack: Attack) -> None:
 )
 def test_settings_that_cannot_be_are_refused(kind: type[Attack], setting: str) -> None:
     with pytest.raises(ValueError, match=f"{setting} must be positive; got 0"):
-        kind.restored({setting: 0}, {})
+        kind(**{setting: 0})
 
 
 @pytest.mark.parametrize("attack", [Dynamic(steps=2), ISSBA(steps=3)])

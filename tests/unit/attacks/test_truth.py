@@ -105,3 +105,18 @@ def test_success_counts_what_the_attack_counts() -> None:
     miss = measure_success(Says(), BadNet(target=0, size=1), images, torch.device("cpu"))
     assert miss.attack_success_rate == 0
     assert measure_success(Says(), None, images, torch.device("cpu")).attack_success_rate is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [("attack", "badnot", "badnot"), ("parameters", {"sise": 3}, "sise")],
+)
+def test_a_truth_that_names_what_is_unknown_is_refused(
+    tmp_path: Path, key: str, value: object, said: str
+) -> None:
+    attack = BadNet()
+    keep(tmp_path, nn.Linear(4, 2), attack, truth_of(attack, "badnet"))
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(ModelLoadError, match=said):
+        read_attack(tmp_path)
