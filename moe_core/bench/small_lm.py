@@ -41,20 +41,27 @@ def trained(
     given: argparse.Namespace, router: str, options: Mapping[str, Option], *, seed: int
 ) -> tuple[Decoder, History]:
     """The same model, data and seed with one router; validated at its last step."""
-    config = DecoderConfig(
-        dim=given.dim,
-        num_layers=given.layers,
-        ffn=FeedForward(
-            router=router,
-            num_experts=given.experts,
-            inner_dim=given.inner_dim,
-            router_options={"top_k": given.top_k, **options},
-        ),
-    )
     torch.manual_seed(seed)
-    model = Decoder(config)
+    model = Decoder(config_of(given, feed_forward(given, router, options)))
     log.info("training with %s %s, seed %d", router, dict(options), seed)
     return model, train(model, corpus(given), training(given), seed=seed)
+
+
+def config_of(given: argparse.Namespace, ffn: FeedForward) -> DecoderConfig:
+    """A decoder with this feed-forward part in every layer."""
+    return DecoderConfig(dim=given.dim, num_layers=given.layers, ffn=ffn)
+
+
+def feed_forward(
+    given: argparse.Namespace, router: str, options: Mapping[str, Option]
+) -> FeedForward:
+    """Plain experts behind a router."""
+    return FeedForward(
+        router=router,
+        num_experts=given.experts,
+        inner_dim=given.inner_dim,
+        router_options={"top_k": given.top_k, **options},
+    )
 
 
 def corpus(given: argparse.Namespace) -> TextCorpus:

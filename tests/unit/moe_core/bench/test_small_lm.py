@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_core.bench import balance, compressed, gating
+from moe_core.bench import balance, compressed, gating, mpoe
 from tests.small_decoders import LICENSE
 
 SMALL = "--dim 16 --inner-dim 8 --layers 1 --experts 4 --steps 3 --batch-size 2 --length 16".split()
@@ -33,3 +33,21 @@ def test_what_stand_ins_recover_is_written_and_shown(
     whole, alone, stood_in = document["losses"].values()
     assert document["recovered"] == pytest.approx((alone - stood_in) / (alone - whole))
     assert f"{stood_in:.4f}" in capsys.readouterr().out
+
+
+def test_every_conversion_is_written_and_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mpoe.json"
+    mpoe.main(["--out", str(out), "--text", str(LICENSE), "--tuning-steps", "2", *SMALL])
+    document = json.loads(out.read_text(encoding="utf-8"))
+    assert document["decomposition"]["null"]["error"] < 1e-5
+    for rows in document["conversion"].values():
+        plain, *chains, mean = rows.values()
+        assert (plain["size"], plain["error"]) == (1, 0)
+        assert mean["size"] == 1 / 4
+        assert chains[0]["error"] < chains[-1]["error"]
+    # Copies have everything in common: chains hold them, and so does their mean.
+    assert document["similarity"]["upcycled"] > 0.99 > document["similarity"]["from scratch"]
+    shown = capsys.readouterr().out
+    assert f"{plain['tuned_loss']:.4f}" in shown
