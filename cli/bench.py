@@ -52,6 +52,14 @@ def bench(
             "been trained on them.",
         ),
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=options.RUN,
+            metavar="PATTERN",
+            help="Measure only models with such names: 'cifar10-*-s0'.",
+        ),
+    ] = None,
     device: options.Device = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -69,9 +77,9 @@ def bench(
         plan = _plan(recipe, zoo, data or [])
         outputs.require_folder(output)
         models = open_zoo(plan.zoo, output, context)
-        results = run_bench(plan, models, output, context)
+        results = run_bench(plan, models, output, context, only=only or [])
     console.write_document(_keep(results, output))
-    if not results.complete:
+    if results.failed:
         log.warning("%d cells could not be measured", len(results.failed))
         raise typer.Exit(exits.ExitCode.INCOMPLETE)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +20,7 @@ from badexpert.bench.workbench import Outcome, Scene, Workbench
 from badexpert.cleanset import CleanSet
 from badexpert.describe import versions
 from badexpert.errors import BadExpertError, ConfigError
+from badexpert.matching import matching
 from badexpert.models.vision import VisionSuspect
 from badexpert.runtime import RunContext, Step
 from badexpert.zoo import Zoo, build_zoo, read_recipe, read_zoo
@@ -49,7 +50,14 @@ def open_zoo(path: Path, folder: Path, context: RunContext) -> Zoo:
     return build_zoo(recipe, folder / ZOO, device=context.device, progress=context.progress)
 
 
-def run_bench(recipe: BenchRecipe, zoo: Zoo, folder: Path, context: RunContext) -> Results:
+def run_bench(
+    recipe: BenchRecipe,
+    zoo: Zoo,
+    folder: Path,
+    context: RunContext,
+    *,
+    only: Sequence[str] = (),
+) -> Results:
     """Measure what is not measured yet.
 
     A cell that its detector cannot be measured in is kept with the reason, and the others go on.
@@ -57,13 +65,19 @@ def run_bench(recipe: BenchRecipe, zoo: Zoo, folder: Path, context: RunContext) 
     Args:
         folder: of the results; may hold earlier ones.
         context: its seed means nothing here, the recipe has its own.
+        only: patterns such as ``cifar10-*-s0*``; models whose names match none are not measured
+            now.
     Raises:
         CleanSetError: the test images are missing.
-        ConfigError: the recipe does not suit the zoo, or the folder cannot be written.
+        ConfigError: the recipe does not suit the zoo, ``only`` matches nothing, or the folder
+            cannot be written.
         ModelLoadError: a model or a trigger is missing or was changed.
     """
-    index, jobs = plan(recipe, zoo, context)
+    index, planned = plan(recipe, zoo, context)
+    models = list(dict.fromkeys(job.place.model for job in planned))
+    chosen = matching(models, only, where="the zoo")
     index.write(folder)
+    jobs = [job for job in planned if job.place.model in chosen]
     todo = [job for job in jobs if not _is_finished(job, folder)]
     done = len(jobs) - len(todo)
     if done:

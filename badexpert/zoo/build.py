@@ -6,13 +6,12 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
 
 from badexpert.attacks.truth import GroundTruth, read_truth
-from badexpert.errors import ConfigError
+from badexpert.matching import matching
 from badexpert.runtime import Progress, Step, silent
 from badexpert.zoo.entries import Entry, entries_of
 from badexpert.zoo.folder import Index, Row, Zoo, read_zoo, settings_of
@@ -51,7 +50,8 @@ def build_zoo(
         ZooError: a process died.
     """
     entries = entries_of(recipe)
-    chosen = _chosen(entries, only)
+    names = matching([entry.name for entry in entries], only, where="the recipe")
+    chosen = [entry for entry in entries if entry.name in names]
     opened = {entry.data: entry.spec for entry in chosen}
     data = {name: open_data(spec, name) for name, spec in opened.items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,20 +73,6 @@ def build_zoo(
             log.info("%s", _line(outcome, rows[outcome.entry.name], done, len(orders)))
             progress(Step(_TASK, done, len(orders), outcome.entry.name))
     return read_zoo(folder)
-
-
-def _chosen(entries: Sequence[Entry], only: Sequence[str]) -> tuple[Entry, ...]:
-    chosen = tuple(
-        entry
-        for entry in entries
-        if not only or any(fnmatchcase(entry.name, pattern) for pattern in only)
-    )
-    if not chosen:
-        raise ConfigError(
-            f"no model of the recipe matches {', '.join(only) or 'anything'}; it has "
-            f"{len(entries)}, such as {entries[0].name if entries else 'none'}"
-        )
-    return chosen
 
 
 def _finished(

@@ -177,6 +177,17 @@ def test_only_what_is_missing_or_out_of_date_is_measured(
     assert stale.stat().st_mtime_ns > before[1]
 
 
+def test_only_models_that_were_named_are_measured(
+    recipe: BenchRecipe, zoo: Zoo, tmp_path: Path
+) -> None:
+    recipe = replace(recipe, detectors=("max-softmax",), seeds=(0,))
+    results = run_bench(recipe, zoo, tmp_path, RunContext(), only=["*-twin"])
+    assert [cell.place.model for cell in results.cells] == [TWIN]
+    assert [place.model for place in results.missing] == [BACKDOORED]
+    with pytest.raises(ConfigError, match="no model of the zoo matches resnet"):
+        run_bench(recipe, zoo, tmp_path, RunContext(), only=["resnet"])
+
+
 def test_other_settings_make_other_cells(recipe: BenchRecipe, zoo: Zoo, folder: Path) -> None:
     recipe = replace(recipe, detectors=("max-softmax",), seeds=(0,), fpr=0.1)
     path = folder / "cells" / f"{BACKDOORED}--max-softmax--120--0.json"
