@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -32,6 +35,33 @@ class Ratio:
         """Of two series of the same rounds."""
         ratios = [one / other for one, other in zip(seconds, reference, strict=True)]
         return cls(statistics.median(ratios), min(ratios), max(ratios))
+
+
+@dataclass(frozen=True)
+class Median:
+    """Of values of the same thing, with an interval that holds the true one in 95 of 100 cases.
+
+    The interval lies between two of the sorted values, and assumes nothing of the noise but that
+    the values are independent.
+
+    Attributes:
+        median: of the values.
+        low: end of the interval.
+        high: end of the interval.
+    """
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """Of at least one value; up to five are the interval from the lowest to the highest."""
+        ranked = sorted(values)
+        # How many values lie below the true median is binomial: each does with probability 1/2.
+        chances = (math.comb(len(ranked), few) / 2 ** len(ranked) for few in range(len(ranked)))
+        below = max(0, sum(tail <= 0.025 for tail in accumulate(chances)) - 1)
+        return cls(statistics.median(ranked), ranked[below], ranked[-1 - below])
 
 
 def in_turns(calls: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
