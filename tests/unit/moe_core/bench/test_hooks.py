@@ -48,6 +48,8 @@ def test_the_cost_of_hooks_is_written_and_shown(
     document = json.loads(out.read_text(encoding="utf-8"))
     rows = document["hooks"]
     assert list(rows) == ["bare again", "off", "recording"]
-    assert rows["recording"]["microseconds_small_layer"]["median"] > 0
+    for row in rows.values():
+        for one in row.values():
+            assert one["low"] <= one["median"] <= one["high"]
     assert document["settings"]["tokens"] == 8
     assert f"{rows['recording']['times_bare']['median']:.4f}" in capsys.readouterr().out
