@@ -4,8 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from moe_core.bench import balance, compressed, gating, mpoe
+from moe_core.experts.swiglu import SwiGLUExperts
+from moe_core.layer import MoELayer
+from moe_core.routers.top_k import SoftmaxTopK
 from tests.small_decoders import LICENSE
 
 SMALL = "--dim 16 --inner-dim 8 --layers 1 --experts 4 --steps 3 --batch-size 2 --length 16".split()
@@ -30,9 +34,25 @@ def test_what_stand_ins_recover_is_written_and_shown(
     out = tmp_path / "out.json"
     compressed.main(["--out", str(out), "--text", str(LICENSE), "--tuning-steps", "2", *SMALL])
     document = json.loads(out.read_text(encoding="utf-8"))
-    whole, alone, stood_in = document["losses"].values()
-    assert document["recovered"] == pytest.approx((alone - stood_in) / (alone - whole))
-    assert f"{stood_in:.4f}" in capsys.readouterr().out
+    losses = document["losses"]
+    lost = losses[compressed.ALONE] - losses[compressed.ALL]
+    for tuned, share in document["recovered"].items():
+        assert share == pytest.approx((losses[compressed.ALONE] - losses[tuned]) / lost)
+    shown = capsys.readouterr().out
+    assert all(f"{loss:.4f}" in shown for loss in losses.values())
+
+
+def test_the_control_of_stand_ins_scales_by_numbers_of_the_main_expert() -> None:
+    torch.manual_seed(0)
+    layer = MoELayer(SoftmaxTopK(8, 4), SwiGLUExperts(8, 6, 4))
+    x = torch.randn(20, 8)
+    main_T = layer.router(x).experts_TK[:, 0]
+    layer.experts = compressed.ScaledExperts.of(layer.experts, main_slots=1)
+    before = layer(x).hidden
+    with torch.no_grad():
+        layer.experts.theta_inner[2] = 0
+    changed = (layer(x).hidden != before).any(1)
+    assert torch.equal(changed, main_T == 2)
 
 
 def test_every_conversion_is_written_and_shown(
