@@ -1,4 +1,7 @@
-"""Results as Markdown: ``python -m badexpert.bench.tables FOLDER`` prints them."""
+"""Results as Markdown: ``python -m badexpert.bench.tables FOLDER`` prints them.
+
+With ``--into FILE`` they replace those in a document.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from badexpert.bench.cells import Cell
 from badexpert.bench.results import Results
 from badexpert.bench.summary import ACCURACY, COST, STAMPED, Figure, auroc, summarise
 from badexpert.detectors import BaDExpert
+from badexpert.errors import ConfigError
 
 NOTHING = "-"
 _NAMED = 3
@@ -196,11 +200,35 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def inserted(text: str, tables: str, name: str) -> str:
+    """A document with the tables between the lines ``<!-- tables: NAME -->`` and ``<!-- end -->``.
+
+    Raises:
+        ConfigError: it has no such lines.
+    """
+    begin, end = f"<!-- tables: {name} -->\n", "<!-- end -->\n"
+    head, found, rest = text.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not (found and closed):
+        raise ConfigError(
+            f"the document has no place for tables. Put the lines {begin.strip()} and "
+            f"{end.strip()} where they belong"
+        )
+    return f"{head}{begin}\n{tables}\n{end}{tail}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the tables of a folder of results."""
+    """Print the tables of a folder of results, or put them into a document."""
     parser = argparse.ArgumentParser(prog="python -m badexpert.bench.tables", description=__doc__)
     parser.add_argument("folder", type=Path, help="as badexpert bench wrote it")
-    sys.stdout.write(render(Results.read(parser.parse_args(arguments).folder)))
+    parser.add_argument("--into", type=Path, help="document with a place for the folder's tables")
+    options = parser.parse_args(arguments)
+    tables, document = render(Results.read(options.folder)), options.into
+    if document is None:
+        sys.stdout.write(tables)
+    else:
+        text = inserted(document.read_text(encoding="utf-8"), tables, options.folder.name)
+        document.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from badexpert.bench.cells import Cell, Place
 from badexpert.bench.metrics import Measurement
 from badexpert.bench.plot import draw
 from badexpert.bench.results import Index, Planned, Results
+from badexpert.errors import ConfigError
 
 DETECTORS = ("badexpert", "strip", "ibd-psc")
 
@@ -87,3 +88,12 @@ def test_a_picture_is_drawn_where_a_detector_failed_everywhere(tmp_path: Path) -
     )
     draw(found, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tables_take_the_place_of_older_ones_in_a_document() -> None:
+    document = "# A\n<!-- tables: one -->\n\nold\n\n<!-- end -->\nafter\n"
+    new = tables.inserted(document, "new\n", "one")
+    assert new == "# A\n<!-- tables: one -->\n\nnew\n\n<!-- end -->\nafter\n"
+    assert tables.inserted(new, "new\n", "one") == new
+    with pytest.raises(ConfigError, match="no place for tables"):
+        tables.inserted(document, "new\n", "two")
