@@ -70,7 +70,8 @@ class MPOExperts(Experts):
         gate_up: chains of the (2 * inner, width) matrices.
         down: chains of the (width, inner) matrices.
     Args:
-        max_bond: widest bond; None truncates nothing and has more parameters than plain experts.
+        max_bond: widest bond; None truncates nothing, and makes each chain larger than the matrix
+            that it stands for. What is saved then is the central tensor of all experts but one.
         update_share: of the central tensors per training step; default one over the number of
             experts, so that the shared tensor moves no faster than an expert's own.
         chains: the two attributes, ready made; random ones by default.
@@ -105,11 +106,15 @@ class MPOExperts(Experts):
         update_share: float | None = None,
         sweeps: int = 2,
     ) -> Self:
-        """Fit chains to the weights of existing experts; see ``fit_shared`` for what is lost."""
+        """Fit chains to the weights of existing experts; see ``fit_shared`` for what is lost.
+
+        Dtype and device of the weights are kept; the fit is done in fp32 at least.
+        """
 
         def fitted(weights: Tensor) -> SharedChains:
             factors = balanced_factors(weights[0].shape, max_bond)
-            tensors = fit_shared(weights.detach(), factors, sweeps=sweeps)
+            wide = weights.detach().to(torch.promote_types(weights.dtype, torch.float32))
+            tensors = [part.to(weights.dtype) for part in fit_shared(wide, factors, sweeps=sweeps)]
             return SharedChains(tensors, factors, update_share=update_share)
 
         chains = fitted(experts.gate_up_proj), fitted(experts.down_proj)

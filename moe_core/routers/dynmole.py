@@ -58,8 +58,9 @@ class DynMoleRouter(LinearRouter):
         chosen_TE = (entropy_T > self.threshold).unsqueeze(1) | self._nucleus(probs_TE)
         experts_TK = compact(chosen_TE & allowed_TE)
         weights_TE = probs_TE * chosen_TE
-        balance = self.num_experts * (weights_TE.mean(0) * probs_TE.mean(0)).sum()
-        aux_loss = self.entropy_coef * entropy_T.mean() + self.balance_coef * balance
+        tokens = max(1, len(logits_TE))
+        balance = self.num_experts * (weights_TE.sum(0) * probs_TE.sum(0)).sum() / tokens**2
+        aux_loss = self.entropy_coef * entropy_T.sum() / tokens + self.balance_coef * balance
         return Routing(pick(probs_TE, experts_TK), experts_TK, probs_TE, aux_loss)
 
     def entropy(self, probs_TE: Tensor) -> Tensor:

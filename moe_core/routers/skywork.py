@@ -115,6 +115,9 @@ def normalise_logits(logits_TE: Tensor, scale: float = 1.0) -> Tensor:
 def mean_gate_loss(probs_TE: Tensor) -> Tensor:
     """Squared distance of the mean gate from the uniform one: 0 to (experts - 1) / experts.
 
+    Without tokens it is 0.
+
     Source: Wei et al., Skywork-MoE, arXiv:2406.06563.
     """
-    return (probs_TE.mean(0) - 1 / probs_TE.shape[1]).square().sum()
+    excess_E = (probs_TE - 1 / probs_TE.shape[1]).sum(0) / max(1, len(probs_TE))
+    return excess_E.square().sum()

@@ -164,6 +164,14 @@ def test_equal_experts_are_converted_exactly_and_back() -> None:
     torch.testing.assert_close(back.down_proj, copies.down_proj, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_conversion_keeps_the_dtype_of_a_checkpoint(dtype) -> None:
+    experts = SwiGLUExperts(12, 16, 1).to(dtype)
+    back = MPOExperts.from_swiglu(experts).to_swiglu()
+    assert {part.dtype for part in back.parameters()} == {dtype}
+    torch.testing.assert_close(back.down_proj, experts.down_proj, rtol=0, atol=2e-3)
+
+
 def test_a_converted_layer_computes_what_its_plain_twin_computes() -> None:
     torch.manual_seed(0)
     layer = MoELayer(SoftmaxTopK(12, 4), SwiGLUExperts(12, 16, 4))

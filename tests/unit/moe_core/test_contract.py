@@ -79,6 +79,17 @@ def test_slots_hold_different_experts_or_a_mark_with_weight_zero(
         assert len(set(filled)) == len(filled)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_batch_without_tokens_has_an_empty_routing_and_a_finite_loss(
+    router: Router, x_TD: Tensor, training: bool
+) -> None:
+    routing = router.train(training)(x_TD[:0], IDS_T[:0])
+    router.after_step()
+    assert len(routing.experts_TK) == 0
+    assert routing.aux_loss.isfinite()
+    assert all(tensor.isfinite().all() for tensor in router.state_dict().values())
+
+
 def test_evaluation_draws_nothing(router: Router, x_TD: Tensor) -> None:
     router.eval()
     first, second = router(x_TD, IDS_T), router(x_TD, IDS_T)
