@@ -1,4 +1,5 @@
-"""Decoders as transformers knows them: OLMoE and Mixtral, in the layout of their checkpoints.
+"""Decoders as transformers knows them, in the layout of their checkpoints: OLMoE and Mixtral, or
+Llama for a dense one.
 
 On disk every expert is a set of matrices of its own, which transformers 4 and 5 both read. In
 memory, transformers 5 and this package stack them; a folder that was saved stacked is read too.
@@ -16,7 +17,7 @@ from torch import Tensor
 from moe_core.experts.mpo import MPOExperts
 from moe_core.experts.swiglu import SwiGLUExperts
 from moe_core.layer import MoELayer
-from moe_core.lm.config import DecoderConfig, FeedForward
+from moe_core.lm.config import DENSE, DecoderConfig, FeedForward
 from moe_core.lm.decoder import Decoder
 from moe_core.routers.top_k import SoftmaxTopK
 
@@ -26,7 +27,7 @@ class NotExportableError(ValueError):
 
 
 class _Names(NamedTuple):
-    """How an architecture spells its parts.
+    """How an architecture with experts spells its parts.
 
     Attributes:
         experts_key: of the number of experts in its configuration.
@@ -34,7 +35,6 @@ class _Names(NamedTuple):
         gate, up, down: of an expert's matrices on disk.
     """
 
-    architecture: str
     experts_key: str
     block: str
     gate: str
@@ -42,13 +42,17 @@ class _Names(NamedTuple):
     down: str
 
 
-_KINDS = {
-    "olmoe": _Names("OlmoeForCausalLM", "num_experts", "mlp", "gate_proj", "up_proj", "down_proj"),
-    "mixtral": _Names(
-        "MixtralForCausalLM", "num_local_experts", "block_sparse_moe", "w1", "w3", "w2"
-    ),
+_DENSE = "llama"
+_ARCHITECTURES = {
+    "olmoe": "OlmoeForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    _DENSE: "LlamaForCausalLM",
 }
-_ROPE_THETA = {"olmoe": 10_000.0, "mixtral": 1_000_000.0}
+_NAMES = {
+    "olmoe": _Names("num_experts", "mlp", "gate_proj", "up_proj", "down_proj"),
+    "mixtral": _Names("num_local_experts", "block_sparse_moe", "w1", "w3", "w2"),
+}
+_ROPE_THETA = {"olmoe": 10_000.0, "mixtral": 1_000_000.0, _DENSE: 10_000.0}
 """Where a configuration does not say, as in transformers."""
 
 _LAYER = re.compile(r"layers\.(?P<layer>\d+)\.mlp\.(?P<rest>.+)")
@@ -57,10 +61,10 @@ _MAX_POSITIONS = 4096
 
 
 def kind_of(model: Decoder) -> str:
-    """``olmoe`` or ``mixtral``.
+    """``olmoe``, ``mixtral``, or ``llama`` for a dense model.
 
     Raises:
-        NotExportableError: neither can hold the model.
+        NotExportableError: none of them can hold the model.
     """
     config = model.config
     if config.classes:
@@ -68,8 +72,10 @@ def kind_of(model: Decoder) -> str:
     if config.attention_lora is not None:
         raise NotExportableError("low-rank updates of the attention cannot be exported")
     layers = list(model.moe_layers())
+    if not layers:
+        return _dense_kind(config)
     if len(layers) != config.num_layers:
-        raise NotExportableError("dense layers cannot be exported, every layer must have experts")
+        raise NotExportableError("dense layers among others cannot be exported")
     if len({_shape(layer) for layer in layers}) > 1:
         raise NotExportableError("layers differ in experts or router; export needs them alike")
     if config.qk_norm:
@@ -89,10 +95,12 @@ def exported(model: Decoder) -> tuple[dict[str, Any], dict[str, Tensor]]:
         NotExportableError: see ``kind_of``.
     """
     kind = kind_of(model)
-    state = {name: tensor for name, tensor in model.state_dict().items() if not _LAYER.match(name)}
+    state = model.state_dict()
+    if kind != _DENSE:
+        state = {name: tensor for name, tensor in state.items() if not _LAYER.match(name)}
     tensors = {_outer_name(name): tensor for name, tensor in state.items()}
     for at, layer in enumerate(model.moe_layers()):
-        tensors |= dict(_layer_tensors(f"model.layers.{at}.{_KINDS[kind].block}", layer, kind))
+        tensors |= dict(_layer_tensors(f"model.layers.{at}.{_NAMES[kind].block}", layer, kind))
     return _document(model, kind), tensors
 
 
@@ -105,8 +113,8 @@ def imported(
         ValueError: the architecture is another one, or has a part that the decoder lacks.
     """
     kind = str(document.get("model_type"))
-    if kind not in _KINDS:
-        raise ValueError(f"model_type {kind!r} is none of {', '.join(_KINDS)}")
+    if kind not in _ARCHITECTURES:
+        raise ValueError(f"model_type {kind!r} is none of {', '.join(_ARCHITECTURES)}")
     try:
         config = _config(document, kind)
     except (AttributeError, KeyError, TypeError, ZeroDivisionError) as error:
@@ -116,7 +124,17 @@ def imported(
     named = {_inner_name(name): tensor for name, tensor in tensors.items()}
     if document.get("tie_word_embeddings") and "head.weight" not in named:
         named["head.weight"] = named["embed_tokens.weight"]
-    return config, _stacked(named, config, _KINDS[kind])
+    return config, named if kind == _DENSE else _stacked(named, config, _NAMES[kind])
+
+
+def _dense_kind(config: DecoderConfig) -> str:
+    if config.qk_norm:
+        raise NotExportableError(
+            "a dense model that normalises queries and keys cannot be exported: set qk_norm = false"
+        )
+    if len({config.ffn_of(layer).inner_dim for layer in range(config.num_layers)}) > 1:
+        raise NotExportableError("layers differ in inner_dim; export needs them alike")
+    return _DENSE
 
 
 def _shape(layer: MoELayer) -> tuple[int, int, int, bool]:
@@ -137,13 +155,13 @@ def _normalised(layer: MoELayer) -> bool:
 
 
 def _document(model: Decoder, kind: str) -> dict[str, Any]:
-    config, layer, names = model.config, next(model.moe_layers()), _KINDS[kind]
+    config = model.config
     document = {
-        "architectures": [names.architecture],
+        "architectures": [_ARCHITECTURES[kind]],
         "model_type": kind,
         "vocab_size": config.vocab_size,
         "hidden_size": config.dim,
-        "intermediate_size": layer.experts.inner_dim,
+        "intermediate_size": config.ffn_of(0).inner_dim,
         "num_hidden_layers": config.num_layers,
         "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.num_kv_heads,
@@ -152,13 +170,15 @@ def _document(model: Decoder, kind: str) -> dict[str, Any]:
         "rms_norm_eps": config.norm_eps,
         "rope_theta": config.rope_theta,
         "tie_word_embeddings": False,
-        names.experts_key: layer.num_experts,
-        "num_experts_per_tok": layer.top_k,
         "bos_token_id": None,
         "eos_token_id": None,
         "pad_token_id": None,
         "torch_dtype": str(model.embed_tokens.weight.dtype).removeprefix("torch."),
     }
+    if kind == _DENSE:
+        return document
+    layer = next(model.moe_layers())
+    document |= {_NAMES[kind].experts_key: layer.num_experts, "num_experts_per_tok": layer.top_k}
     return document | ({"norm_topk_prob": _normalised(layer)} if kind == "olmoe" else {})
 
 
@@ -166,7 +186,7 @@ def _layer_tensors(block: str, layer: MoELayer, kind: str) -> Iterator[tuple[str
     assert isinstance(layer.router, SoftmaxTopK)
     experts = layer.experts.to_swiglu() if isinstance(layer.experts, MPOExperts) else layer.experts
     assert isinstance(experts, SwiGLUExperts)
-    names = _KINDS[kind]
+    names = _NAMES[kind]
     yield f"{block}.gate.weight", layer.router.weight
     for expert in range(layer.num_experts):
         gate, up = experts.gate_up_proj[expert].chunk(2)
@@ -186,7 +206,7 @@ def _inner_name(name: str) -> str:
 
 
 def _config(document: Mapping[str, Any], kind: str) -> DecoderConfig:
-    for key in ("clip_qkv", "sliding_window", "attention_bias"):
+    for key in ("clip_qkv", "sliding_window", "attention_bias", "mlp_bias"):
         if document.get(key):
             raise ValueError(f"{key}={document[key]} has no counterpart in this decoder")
     heads, dim = document["num_attention_heads"], document["hidden_size"]
@@ -194,25 +214,28 @@ def _config(document: Mapping[str, Any], kind: str) -> DecoderConfig:
         raise ValueError(f"head_dim={document['head_dim']}; this decoder needs {dim // heads}")
     if document.get("hidden_act", "silu") != "silu":
         raise ValueError(f"hidden_act={document['hidden_act']!r}; this decoder has silu")
-    olmoe = kind == "olmoe"
-    options = {
-        "top_k": document["num_experts_per_tok"],
-        "normalised": bool(document.get("norm_topk_prob", False)) if olmoe else True,
-    }
     return DecoderConfig(
         vocab_size=document["vocab_size"],
         dim=dim,
         num_layers=document["num_hidden_layers"],
         num_heads=heads,
         num_kv_heads=document.get("num_key_value_heads") or heads,
-        ffn=FeedForward(
-            num_experts=document.get("num_local_experts") or document["num_experts"],
-            inner_dim=document["intermediate_size"],
-            router_options=options,
-        ),
+        ffn=_ffn(document, kind),
         rope_theta=_rope_theta(document, kind),
         norm_eps=document.get("rms_norm_eps", 1e-5),
-        qk_norm=olmoe,
+        qk_norm=kind == "olmoe",
+    )
+
+
+def _ffn(document: Mapping[str, Any], kind: str) -> FeedForward:
+    inner_dim = document["intermediate_size"]
+    if kind == _DENSE:
+        return FeedForward(experts=DENSE, inner_dim=inner_dim)
+    normalised = bool(document.get("norm_topk_prob", False)) if kind == "olmoe" else True
+    return FeedForward(
+        num_experts=document.get("num_local_experts") or document["num_experts"],
+        inner_dim=inner_dim,
+        router_options={"top_k": document["num_experts_per_tok"], "normalised": normalised},
     )
 
 

@@ -22,6 +22,8 @@ from moe_core.lm import (
 from moe_core.lora import LoraSettings
 from tests.small_decoders import config, decoder, feedforward, prompts
 
+DENSE_LAYERS = FeedForward(experts="dense", inner_dim=12)
+
 ARCHITECTURES = pytest.mark.parametrize(
     ("made_of", "kind"),
     [
@@ -29,8 +31,9 @@ ARCHITECTURES = pytest.mark.parametrize(
         (replace(config(feedforward(top_k=3)), rope_theta=500.0, norm_eps=1e-3), "olmoe"),
         (replace(config(feedforward(top_k=2)), qk_norm=False, rope_theta=77.0), "mixtral"),
         (replace(config(feedforward(top_k=1)), qk_norm=False, num_kv_heads=1), "mixtral"),
+        (replace(config(DENSE_LAYERS), qk_norm=False, rope_theta=77.0), "llama"),
     ],
-    ids=["olmoe", "olmoe-normalised", "mixtral", "mixtral-one-expert"],
+    ids=["olmoe", "olmoe-normalised", "mixtral", "mixtral-one-expert", "llama"],
 )
 
 
@@ -87,13 +90,20 @@ def test_experts_of_chains_are_exported_as_what_they_compute(tmp_path: Path) -> 
         config(feedforward("loss-free")),
         config(feedforward("skywork", experts="compressed")),
         config(replace(feedforward(), shared_dim=8)),
-        config(FeedForward(experts="dense", inner_dim=12)),
+        config(DENSE_LAYERS),
+        replace(config(DENSE_LAYERS), qk_norm=False, other_ffn={0: feedforward()}),
+        replace(
+            config(DENSE_LAYERS), qk_norm=False, other_ffn={0: replace(DENSE_LAYERS, inner_dim=5)}
+        ),
         replace(config(), classes=("cat", "dog")),
         replace(config(), attention_lora=LoraSettings(rank=2)),
         replace(config(), other_ffn={1: feedforward("hash", num_experts=3)}),
         replace(config(feedforward(normalised=False)), qk_norm=False),
     ],
-    ids=["router", "experts", "shared", "dense", "classes", "lora", "differ", "gates"],
+    ids=[
+        *("router", "experts", "shared", "dense-qk-norm", "some-dense", "widths"),
+        *("classes", "lora", "differ", "gates"),
+    ],
 )
 def test_what_transformers_lacks_is_kept_in_a_format_of_our_own(
     made_of: DecoderConfig, tmp_path: Path
@@ -119,6 +129,7 @@ def damage(folder: Path, **changes: object) -> None:
     [
         ({"model_type": "gpt2"}, "'gpt2' is none of olmoe, mixtral"),
         ({"clip_qkv": 8.0}, "clip_qkv=8.0"),
+        ({"mlp_bias": True}, "mlp_bias=True"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "rope_type='yarn'"),
         ({"num_experts": 5}, "has no tensor layers.0.mlp.experts.4"),
