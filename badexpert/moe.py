@@ -22,7 +22,15 @@ from moe_core.ranking.clicklog import FEATURES, ITEMS, make_click_log
 from moe_core.ranking.model import RankingModel, Variant
 from moe_core.ranking.training import RankingTraining, auc, predict
 from moe_core.ranking.training import train as train_ranking_model
-from moe_core.training import Beat, Corpus, LabelledCorpus, Recipe, TextCorpus, run_recipe
+from moe_core.training import (
+    Beat,
+    Corpus,
+    LabelledCorpus,
+    Recipe,
+    RecipeError,
+    TextCorpus,
+    run_recipe,
+)
 from moe_core.training.run import MODEL_FOLDER
 from moe_core.training.tokens import Bytes, FileTokenizer, Tokenizer
 
@@ -121,12 +129,13 @@ def train_language_model(
         trained = run_recipe(
             recipe, corpora, out, seed=context.seed, device=context.device, progress=beat
         )
-    except ValueError as error:
+    except RecipeError as error:
         raise ConfigError(f"the recipe cannot be trained: {error}") from error
     if recipe.tokenizer:
         shutil.copyfile(recipe.tokenizer, out / MODEL_FOLDER / "tokenizer.json")
     last = [history.validations[-1] for history in trained.histories]
-    return {
+    adapter = {} if trained.adapter is None else {"adapter": trained.adapter}
+    return adapter | {
         "parameters trained": [history.parameters for history in trained.histories],
         "validation loss": [validation.loss for validation in last],
         "accuracy": [validation.accuracy for validation in last],

@@ -6,12 +6,16 @@ Source: Li et al., MixLoRA, arXiv:2404.15159; the format is that of the PyPI pac
 from moe_core.mixlora.adapter import MixLoraAdapter, load_adapter, save_adapter
 from moe_core.mixlora.attach import adapter_of, attach
 from moe_core.mixlora.config import MixLoraConfig
+from moe_core.mixlora.export import ADAPTER_FOLDER, BASE_FOLDER, export_adapter
 
 __all__ = [
+    "ADAPTER_FOLDER",
+    "BASE_FOLDER",
     "MixLoraAdapter",
     "MixLoraConfig",
     "adapter_of",
     "attach",
+    "export_adapter",
     "load_adapter",
     "save_adapter",
 ]

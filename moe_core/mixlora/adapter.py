@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from moe_core.files import write_text, write_whole
 from moe_core.mixlora.config import MixLoraConfig
 
 CONFIG_FILE = "adapter_config.json"
@@ -125,10 +126,9 @@ def load_adapter(folder: Path) -> MixLoraAdapter:
 def save_adapter(adapter: MixLoraAdapter, folder: Path) -> None:
     """Write both files into a folder, which is made if it does not exist."""
     folder.mkdir(parents=True, exist_ok=True)
-    document = json.dumps(adapter.config.to_json(), indent=2)
-    (folder / CONFIG_FILE).write_text(document + "\n", encoding="utf-8")
     tensors = {key: tensor.detach().cpu().clone() for key, tensor in adapter.tensors.items()}
-    torch.save(tensors, folder / TENSOR_FILE)
+    write_whole(folder / TENSOR_FILE, lambda path: torch.save(tensors, path))
+    write_text(folder / CONFIG_FILE, json.dumps(adapter.config.to_json(), indent=2) + "\n")
 
 
 def _partner(key: str) -> str:

@@ -52,7 +52,10 @@ def attach(
 
 
 def adapter_of(model: nn.Module, config: MixLoraConfig) -> MixLoraAdapter:
-    """The adapter that is attached to a model; its tensors are views of the parameters."""
+    """The adapter that is attached to a model, or that a ``moe_core.lm.Decoder`` was made with.
+
+    Its tensors are views of the parameters.
+    """
     return MixLoraAdapter(config, dict(_named(model)))
 
 
@@ -116,12 +119,12 @@ def _named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield attention_key(index, name, "A"), part.lora_A
                 yield attention_key(index, name, "B"), part.lora_B
         mlp = layer.get_submodule("mlp")
-        if not isinstance(mlp, DropIn):
+        moe = mlp.moe if isinstance(mlp, DropIn) else mlp
+        if not isinstance(moe, MoELayer) or not isinstance(moe.router, MixLoraRouter):
             raise ValueError(f"layer {index} has no MixLoRA experts; attach an adapter first")
-        assert isinstance(mlp.moe.router, MixLoraRouter)
-        yield gate_key(index), mlp.moe.router.weight
-        for expert in range(mlp.moe.num_experts):
-            for name, tensor in mlp.moe.expert(expert).items():
+        yield gate_key(index), moe.router.weight
+        for expert in range(moe.num_experts):
+            for name, tensor in moe.expert(expert).items():
                 projection, side = name.split(".lora_")
                 yield expert_key(index, expert, projection, side), tensor
 

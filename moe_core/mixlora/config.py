@@ -8,6 +8,10 @@ from typing import Any
 
 from moe_core.lora import LoraSettings
 
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+FFN = ("gate_proj", "down_proj", "up_proj")
+"""Linear maps, as Llama names them."""
+
 _KIND = "MIXLORA"
 _ROUTING = "mixlora"
 
@@ -33,15 +37,7 @@ class MixLoraConfig:
     top_k: int = 2
     lora: LoraSettings = field(default_factory=LoraSettings)
     expert_lora: LoraSettings | None = None
-    targets: tuple[str, ...] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "down_proj",
-        "up_proj",
-    )
+    targets: tuple[str, ...] = ATTENTION + FFN
     router_aux_loss_coef: float = 1e-3
     base_model: str = ""
     task_type: str = "CAUSAL_LM"

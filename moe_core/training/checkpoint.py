@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from moe_core.files import write_whole
+from moe_core.training.config import RecipeError
 from moe_core.training.history import History
 
 _MODEL, _OPTIMISER = "model.", "optimiser."
@@ -51,16 +52,16 @@ def load_checkpoint(path: Path, model: nn.Module, optimiser: Optimizer, *, origi
     """Put a checkpoint back into a model and its optimiser.
 
     Raises:
-        ValueError: the file is no checkpoint, or one of another recipe, seed or data.
+        RecipeError: the file is no checkpoint, or one of another recipe, seed or data.
     """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a checkpoint: {error}") from error
+        raise RecipeError(f"{path} is not a checkpoint: {error}") from error
     if metadata.get("origin") != origin:
-        raise ValueError(
+        raise RecipeError(
             f"{path} is of a training with another recipe, seed or data; give the same ones, or "
             "another folder"
         )

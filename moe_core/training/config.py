@@ -10,6 +10,10 @@ from moe_core.lm.config import DecoderConfig, FeedForward
 from moe_core.lora import LoraSettings
 
 
+class RecipeError(ValueError):
+    """A recipe names what does not exist, or does not fit its data, or the folder to go on in."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """Duo-LLM's budget loss over all layers with a router ``budget``.

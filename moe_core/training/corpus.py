@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from moe_core.training.config import TrainingConfig
+from moe_core.training.config import RecipeError, TrainingConfig
 
 
 class Batch(NamedTuple):
@@ -60,7 +60,7 @@ class Corpus(ABC):
         """Whether there is enough.
 
         Raises:
-            ValueError: there is not.
+            RecipeError: there is not.
         """
 
 
@@ -95,7 +95,7 @@ class TextCorpus(Corpus):
         boundary = self._boundary(config)
         shorter = min(boundary, len(self._ids_N) - boundary)
         if shorter <= config.length:
-            raise ValueError(
+            raise RecipeError(
                 f"the text has {boundary} tokens to train on and {len(self._ids_N) - boundary} to "
                 f"validate on; both must exceed length={config.length}"
             )
@@ -139,13 +139,18 @@ class LabelledCorpus(Corpus):
         for chosen in held_out.split(config.batch_size)[: config.validation_batches]:
             yield self._padded(chosen, config.length)
 
+    def batches(self, config: TrainingConfig) -> Iterator[Batch]:
+        """All texts once: for texts that are there to be tested on."""
+        for chosen in torch.arange(len(self._texts)).split(config.batch_size):
+            yield self._padded(chosen, config.length)
+
     def digest(self) -> str:
         return _digest([*self._texts, self._labels])
 
     def check(self, config: TrainingConfig) -> None:
         boundary = self._boundary(config)
         if not 0 < boundary < len(self._texts):
-            raise ValueError(
+            raise RecipeError(
                 f"{len(self._texts)} texts cannot be split into training and validation="
                 f"{config.validation}; give more of them"
             )

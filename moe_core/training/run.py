@@ -15,7 +15,10 @@ from moe_core.lm.carry import carry_over
 from moe_core.lm.config import DecoderConfig
 from moe_core.lm.decoder import Decoder
 from moe_core.lm.folder import save_decoder
-from moe_core.training.config import Recipe, Stage
+from moe_core.lm.huggingface import NotExportableError
+from moe_core.mixlora import ADAPTER_FOLDER, export_adapter
+from moe_core.routers.mixlora import MixLoraRouter
+from moe_core.training.config import Recipe, RecipeError, Stage
 from moe_core.training.corpus import Corpus
 from moe_core.training.history import History
 from moe_core.training.plot import draw_history
@@ -31,11 +34,13 @@ class Trained(NamedTuple):
         model: of the last stage, in evaluation mode.
         histories: one a stage.
         format: of the saved model, as ``save_decoder`` says it.
+        adapter: folder of the MixLoRA adapter, or why there is none; None for models without one.
     """
 
     model: Decoder
     histories: list[History]
     format: str
+    adapter: str | None
 
 
 def run_recipe(
@@ -50,15 +55,19 @@ def run_recipe(
     """Train all stages; a folder with checkpoints of the same training is gone on from.
 
     The folder gets ``stage-1/`` and so on, each with a checkpoint, the history as JSON and as a
-    picture, and ``model/``, which ``moe_core.lm.load_decoder`` reads.
+    picture, and ``model/``, which ``moe_core.lm.load_decoder`` reads. Where a MixLoRA adapter was
+    trained, it also gets ``base/`` and ``adapter/``; see ``moe_core.mixlora.export_adapter``.
 
     Args:
         corpora: one a stage, or one for all.
     Raises:
-        ValueError: the recipe names what does not exist, or does not fit its data or the folder.
+        RecipeError: the recipe names what does not exist, or does not fit its data or the folder.
     """
     if len(corpora) not in (1, len(recipe.stages)):
-        raise ValueError(f"{len(corpora)} data sets for {len(recipe.stages)} stages; give 1 or all")
+        raise RecipeError(
+            f"{len(corpora)} data sets for {len(recipe.stages)} stages; give 1 or all"
+        )
+    before: Decoder | None = None
     model: Decoder | None = None
     histories = []
     for at, stage in enumerate(recipe.stages):
@@ -80,7 +89,8 @@ def run_recipe(
         draw_history(history, folder / "history.png")
         histories.append(history)
     assert model is not None
-    return Trained(model, histories, save_decoder(model, out / MODEL_FOLDER))
+    saved = save_decoder(model, out / MODEL_FOLDER)
+    return Trained(model, histories, saved, _write_adapter(model, before, out))
 
 
 def start_stage(
@@ -91,18 +101,37 @@ def start_stage(
     Args:
         config: of the stage before, or of the recipe.
         before: the model that the stage before trained; None for the first.
+    Raises:
+        RecipeError: the recipe names what does not exist, or its stages do not fit together.
     """
-    config = replace(stage.applied(config), vocab_size=corpus.vocab_size, classes=corpus.classes)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        model = Decoder(config)
-    carried = set() if before is None else carry_over(before.cpu(), model)
+    try:
+        model = _fresh(stage, config, corpus, seed)
+        carried = set() if before is None else carry_over(before.cpu(), model)
+    except ValueError as error:  # all that these are given comes from the recipe
+        raise RecipeError(str(error)) from error
     if stage.train == "new":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name not in carried)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     fresh = sorted(model.state_dict().keys() - carried)
     return model, History(parameters=trained, fresh=fresh)
+
+
+def _fresh(stage: Stage, config: DecoderConfig, corpus: Corpus, seed: int) -> Decoder:
+    config = replace(stage.applied(config), vocab_size=corpus.vocab_size, classes=corpus.classes)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return Decoder(config)
+
+
+def _write_adapter(model: Decoder, base: Decoder | None, out: Path) -> str | None:
+    if not any(isinstance(router, MixLoraRouter) for router in model.routers()):
+        return None
+    try:
+        export_adapter(model, base, out)
+    except NotExportableError as error:
+        return f"not written: {error}"
+    return str(out / ADAPTER_FOLDER)
 
 
 def _of_stage(

@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from moe_core.training.config import RecipeError
+
 
 class Tokenizer(Protocol):
     """What a corpus needs of a tokenizer."""
@@ -31,21 +33,21 @@ class FileTokenizer:
     """A ``tokenizer.json``, read by the package ``tokenizers``.
 
     Raises:
-        ValueError: the package is not installed, or the file is not of its format.
+        RecipeError: the package is not installed, or the file is not of its format.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             from tokenizers import Tokenizer as Rust
         except ImportError as error:
-            raise ValueError(
+            raise RecipeError(
                 f"{path} needs the package tokenizers: pip install tokenizers, or leave the "
                 "tokenizer out to train on bytes"
             ) from error
         try:
             self._tokenizer = Rust.from_file(str(path))
         except Exception as error:  # its errors have no class of their own
-            raise ValueError(f"{path} is not a tokenizer file: {error}") from error
+            raise RecipeError(f"{path} is not a tokenizer file: {error}") from error
 
     @property
     def vocab_size(self) -> int:

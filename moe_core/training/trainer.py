@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +19,10 @@ from torch import Tensor
 from moe_core.files import write_text
 from moe_core.lm.decoder import Decoder, DecoderOutput
 from moe_core.load import max_violation
+from moe_core.routers.base_layers import BaseRouter
 from moe_core.routers.duo import BudgetRouter, budget_loss
 from moe_core.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from moe_core.training.config import TrainingConfig
+from moe_core.training.config import RecipeError, TrainingConfig
 from moe_core.training.corpus import Batch, Corpus
 from moe_core.training.history import History, Record, Validation, entropies, loads
 
@@ -70,10 +71,11 @@ def train(
         history: to be continued; a new one by default.
         progress: called after each step with the number of steps done and the loss.
     Raises:
-        ValueError: there is too little data, the checkpoint is of another training, or the loss is
-            no number any more.
+        RecipeError: there is too little data or no way to share it equally, the checkpoint is of
+            another training, or the loss is no number any more.
     """
     corpus.check(config)
+    _check_shares(model, config)
     optimiser = _optimiser(model, config)
     history, start = history or History(), 0
     if folder is not None and (folder / CHECKPOINT_FILE).is_file():
@@ -92,14 +94,19 @@ def train(
     return history
 
 
-@torch.no_grad()
 def validate(model: Decoder, corpus: Corpus, config: TrainingConfig, step: int) -> Validation:
     """Loss, accuracy and balance on the held-out part; the model's mode is kept."""
+    return measure(model, corpus.validation(config), step)
+
+
+@torch.no_grad()
+def measure(model: Decoder, batches: Iterable[Batch], step: int) -> Validation:
+    """Loss, accuracy and balance on these batches; the model's mode is kept."""
     was_training = model.training
     model.eval()
     losses, right, count = 0.0, 0, 0
     counted: list[Tensor] = []
-    for batch in corpus.validation(config):
+    for batch in batches:
         batch = batch.to(model.embed_tokens.weight.device)
         output = model(batch.ids_BT, batch.lengths_B)
         losses += task_loss(output, batch).item() * batch.targets.numel()
@@ -117,10 +124,20 @@ def task_loss(output: DecoderOutput, batch: Batch) -> Tensor:
     return F.cross_entropy(output.logits.flatten(0, -2), batch.targets.flatten())
 
 
+def _check_shares(model: Decoder, config: TrainingConfig) -> None:
+    tokens = config.batch_size * config.length
+    for router in model.routers():
+        if isinstance(router, BaseRouter) and tokens % router.num_experts:
+            raise RecipeError(
+                f"batch_size={config.batch_size} times length={config.length} tokens cannot be "
+                f"shared equally among {router.num_experts} experts; make it a multiple of them"
+            )
+
+
 def _optimiser(model: Decoder, config: TrainingConfig) -> torch.optim.AdamW:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
-        raise ValueError("no parameter of the model is to be trained")
+        raise RecipeError("no parameter of the model is to be trained")
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
@@ -148,7 +165,7 @@ def _step(
         output = model(batch.ids_BT, batch.lengths_B)
         loss, aux_loss = task_loss(output, batch), _aux_loss(output, config)
         if not (loss + aux_loss).isfinite():
-            raise ValueError(f"the loss of step {step} is {loss.item()}; lower learning_rate")
+            raise RecipeError(f"the loss of step {step} is {loss.item()}; lower learning_rate")
         optimiser.zero_grad()
         (loss + aux_loss).backward()
     trained = [p for group in optimiser.param_groups for p in group["params"]]

@@ -18,9 +18,10 @@ from badexpert.moe import (
     train_ranking,
 )
 from badexpert.runtime import RunContext, Step
-from moe_core.lm import load_decoder
+from moe_core.lm import Decoder, load_decoder
+from moe_core.mixlora import load_adapter
 from moe_core.routers import ROUTERS
-from moe_core.training import Recipe
+from moe_core.training import Recipe, Stage
 from tests.small_decoders import LICENSE
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("moe-*.toml"))
@@ -138,6 +139,41 @@ def test_a_router_that_does_not_exist_is_a_wrong_setting(text: Path, tmp_path: P
     assert isinstance(recipe, Recipe)
     with pytest.raises(ConfigError, match="no router 'best'"):
         train_language_model(recipe, [text], tmp_path / "out", context=RunContext())
+
+
+def test_tokens_that_cannot_be_shared_equally_are_a_wrong_setting(
+    text: Path, tmp_path: Path
+) -> None:
+    [path] = [path for path in RECIPES if path.stem == "moe-base"]
+    recipe = read_recipe(path)
+    assert isinstance(recipe, Recipe)
+    uneven = replace(shortened(recipe).stages[0].training, batch_size=1, length=33)
+    recipe = replace(shortened(recipe), stages=(Stage(training=uneven),))
+    with pytest.raises(ConfigError, match="batch_size=1 times length=33 .* among 8 experts"):
+        train_language_model(recipe, [text], tmp_path / "out", context=RunContext())
+
+
+def test_a_defect_is_not_blamed_on_the_recipe(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(Decoder, "forward", broken)
+    with pytest.raises(ValueError, match="^a defect$"):
+        train_language_model(shortened(Recipe()), [text], tmp_path / "out", context=RunContext())
+
+
+def test_mixlora_leaves_an_adapter_or_says_why_not(text: Path, tmp_path: Path) -> None:
+    [path] = [path for path in RECIPES if path.stem == "moe-mixlora"]
+    recipe, context = read_recipe(path), RunContext()
+    assert isinstance(recipe, Recipe)
+    facts = train_language_model(shortened(recipe), [text], tmp_path / "o", context=context)
+    assert load_adapter(Path(facts["adapter"])).layers == [0]
+    assert load_decoder(tmp_path / "o" / "base").config.qk_norm is False
+    normed = replace(recipe, model=replace(recipe.model, qk_norm=True))
+    facts = train_language_model(shortened(normed), [text], tmp_path / "p", context=context)
+    assert facts["adapter"].startswith("not written: ")
 
 
 def test_a_tokenizer_file_sets_the_vocabulary(text: Path, tmp_path: Path) -> None:
