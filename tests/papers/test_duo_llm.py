@@ -230,7 +230,7 @@ def test_on_shuffled_labels_the_oracle_gains_by_selection_alone(oracle) -> None:
     assert gain_over_null(null, null) == 0
 
 
-def test_an_untrained_model_gains_no_more_than_the_null_control_and_more_routes_gain_more() -> None:
+def test_noise_gains_no_more_than_the_null_control_and_more_routes_gain_more() -> None:
     generator = torch.Generator().manual_seed(0)
     routes = patterns(LAYERS)
     noise = Oracle(routes, torch.rand(len(routes), 4000, generator=generator))
