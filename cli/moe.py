@@ -52,7 +52,10 @@ def train(
     from badexpert.moe import read_recipe
 
     chosen = read_recipe(recipe)
-    _require_folder(output, resume=resume)
+    if resume:
+        _require_resumable(chosen, output)
+    else:
+        outputs.require_new_folder(output)
     with session.running(settings) as context:
         facts = _trained(chosen, data or [], output, context)
     from . import text
@@ -86,13 +89,14 @@ def _trained(
     return train_language_model(recipe, data, output, context=context)
 
 
-def _require_folder(path: Path, *, resume: bool) -> None:
+def _require_resumable(recipe: Recipe | RankingRecipe, output: Path) -> None:
     from badexpert.errors import ConfigError
+    from badexpert.moe import RankingRecipe
 
-    if not resume:
-        outputs.require_new_folder(path)
-    elif not path.is_dir():
-        raise ConfigError(f"output {path} is no folder, so there is nothing to resume")
+    if isinstance(recipe, RankingRecipe):
+        raise ConfigError("a ranking model is trained in one go; leave --resume out")
+    if not output.is_dir():
+        raise ConfigError(f"output {output} is no folder, so there is nothing to resume")
 
 
 def _as_json(entries: list[Entry], target: outputs.Target) -> str:

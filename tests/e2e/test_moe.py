@@ -88,6 +88,8 @@ def test_a_ranking_recipe_takes_no_data(folder: Path, capsys: pytest.CaptureFixt
     (folder / "recipe.toml").write_text(small, encoding="utf-8")
     assert train("--data", "text.txt", "-o", "out") == 2
     assert "leave --data out" in capsys.readouterr().err
+    assert train("-o", "out", "--resume") == 2
+    assert "leave --resume out" in capsys.readouterr().err
     assert train("-o", "out") == 0
     result = json.loads((folder / "out" / "result.json").read_text(encoding="utf-8"))
     assert set(result) == {"AUC", "AUC of the long tail"}
