@@ -5,7 +5,8 @@
 A small dense model first learns the training texts of all tasks, without their labels. What it is
 then adapted by is trained on each task with the same steps and batches. The learning rate is the
 one of ``--rates`` with the lowest loss on held-out training texts, for the first seed; test texts
-are only measured on. Every result is written as it comes, and a run that was cut off goes on.
+are only measured on. Every result is written as it comes, and a run that was cut off goes on; the
+checkpoint of the dense model lies in a folder beside the file.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ class Bench:
         return Cell(history.parameters, held_out.loss, tested.accuracy)
 
     def _base(self, text: TextCorpus) -> Decoder:
-        folder = self.given.out.with_suffix("")
+        folder = self.given.out.parent / f"{self.given.out.stem}-base"
         folder.mkdir(parents=True, exist_ok=True)
         ffn = FeedForward(experts=DENSE, inner_dim=self.given.inner_dim)
         config = DecoderConfig(dim=self.given.dim, num_layers=self.given.layers, ffn=ffn)
@@ -265,13 +266,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=96)
     parser.add_argument("--inner-dim", type=int, default=192)
     parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--base-steps", type=int, default=600)
+    parser.add_argument("--base-steps", type=int, default=1000)
     parser.add_argument("--rank", type=int, default=25, help="of LoRA's feed-forward updates")
     parser.add_argument("--attention-rank", type=int, default=8)
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--length", type=int, default=48)
+    parser.add_argument("--length", type=int, default=32)
     parser.add_argument("--seeds", type=int, default=3)
     return parser.parse_args(argv)
 

@@ -15,6 +15,8 @@ from typing import Self
 
 import torch
 
+from moe_core.files import write_text
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -113,4 +115,4 @@ def write(given: argparse.Namespace, results: Mapping[str, object]) -> None:
     }
     given.out.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"settings": settings, **machine, **results}, indent=1)
-    given.out.write_text(text + "\n", encoding="utf-8")
+    write_text(given.out, text + "\n")
