@@ -39,6 +39,9 @@ _Read = TypeVar("_Read")
 RANKING = "ranking"
 """Table of a recipe that makes it one of a ranking model."""
 
+MIN_REQUESTS = 100
+"""Fewer might all be of one kind, clicked or not, or none of the long tail: no AUC then."""
+
 
 @dataclass(frozen=True)
 class RankingRecipe:
@@ -57,8 +60,10 @@ class RankingRecipe:
     training: RankingTraining = field(default_factory=RankingTraining)
 
     def __post_init__(self) -> None:
-        if min(self.num_experts, self.requests) < 1:
-            raise ValueError("num_experts and requests are at least 1")
+        if self.num_experts < 1 or self.requests < MIN_REQUESTS:
+            raise ValueError(f"num_experts is at least 1, requests at least {MIN_REQUESTS}")
+        if self.training.contrast and self.variant != "aw-moe":
+            raise ValueError("contrast compares attention gates, which only the variant aw-moe has")
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,8 @@ def train_ranking(recipe: RankingRecipe, out: Path, *, context: RunContext) -> d
 
     Returns:
         AUC over all requests and over those of the long tail.
+    Raises:
+        ConfigError: the training diverges.
     """
     log = make_click_log(recipe.requests, seed=context.seed_for("training log") % 2**62)
     unseen = make_click_log(recipe.requests, seed=context.seed_for("unseen log") % 2**62)
@@ -158,7 +165,10 @@ def train_ranking(recipe: RankingRecipe, out: Path, *, context: RunContext) -> d
         model = RankingModel(
             ITEMS, FEATURES, variant=recipe.variant, num_experts=recipe.num_experts
         )
-        train_ranking_model(model, log, recipe.training, seed=context.seed_for("ranking"))
+        try:
+            train_ranking_model(model, log, recipe.training, seed=context.seed_for("ranking"))
+        except RecipeError as error:
+            raise ConfigError(f"the recipe cannot be trained: {error}") from error
     logits = predict(model, unseen)
     measured = {
         "AUC": auc(logits, unseen.clicked),

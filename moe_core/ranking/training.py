@@ -11,6 +11,7 @@ from torch import Tensor
 from moe_core.ranking.clicklog import ClickLog
 from moe_core.ranking.contrastive import info_nce, mask_behaviours
 from moe_core.ranking.model import RankingModel
+from moe_core.training.config import RecipeError
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,29 @@ class RankingTraining:
     batch_size: int = 256
     learning_rate: float = 1e-2
 
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch_size) < 1 or min(self.learning_rate, self.temperature) <= 0:
+            raise ValueError(
+                "epochs and batch_size are at least 1, learning_rate and temperature above 0"
+            )
+        if self.contrast < 0 or not 0 <= self.drop <= 1:
+            raise ValueError("contrast is at least 0, drop in [0, 1]")
+
 
 def train(model: RankingModel, log: ClickLog, training: RankingTraining, *, seed: int) -> None:
-    """Minimise the clicks' cross-entropy plus the contrastive loss, in place."""
+    """Minimise the clicks' cross-entropy plus the contrastive loss, in place.
+
+    Raises:
+        RecipeError: the loss is no number any more.
+    """
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
     for _ in range(training.epochs):
         order = torch.randperm(len(log.clicked), generator=generator)
         for index in order.split(training.batch_size):
             loss = _loss(model, log.rows(index), training, generator)
+            if not loss.isfinite():
+                raise RecipeError(f"the loss is {loss.item()}; lower learning_rate")
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -21,6 +21,7 @@ from moe_core.ranking import (
 )
 from moe_core.ranking.clicklog import FEATURES, ITEMS, LONGEST, TAIL, ClickLog, make_click_log
 from moe_core.ranking.training import RankingTraining, auc, predict, train
+from moe_core.training.config import RecipeError
 
 B, J, D, E = 5, 7, 6, 3
 
@@ -200,6 +201,21 @@ def test_training_with_contrast_learns_to_rank() -> None:
     training = RankingTraining(contrast=0.005, epochs=4, batch_size=128)
     train(made, log, training, seed=0)
     assert auc(predict(made, unseen), unseen.clicked) > 0.65
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0}, {"temperature": 0}, {"drop": 1.1}],
+)
+def test_impossible_settings_are_refused(settings) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(settings))}.*"):
+        RankingTraining(**settings)
+
+
+def test_a_training_that_diverges_is_refused() -> None:
+    log = requests()
+    with pytest.raises(RecipeError, match="lower learning_rate"):
+        train(model(), log, RankingTraining(learning_rate=1e30, epochs=4), seed=0)
 
 
 def test_the_comparison_is_written_and_shown_with_every_variant(tmp_path, capsys) -> None:
