@@ -64,7 +64,7 @@ def conversion(model: Decoder, text: TextCorpus, plan: TrainingConfig) -> dict[s
     All are tuned alike, the model with its own experts too. One expert that is the mean of all is
     what chains must be better than: they are fitted around it.
     """
-    swaps: dict[str, Callable[[MoELayer], MoELayer]] = {PLAIN: copy.deepcopy}
+    swaps: dict[str, Callable[[MoELayer], MoELayer]] = {PLAIN: lambda layer: layer}
     for bond in LM_BONDS:
         name = "chains" if bond is None else f"chains, bonds up to {bond}"
         swaps[name] = partial(_in_chains, max_bond=bond)
