@@ -57,6 +57,7 @@ def _config(model: Decoder, base: str) -> MixLoraConfig:
         targets=FFN if config.attention_lora is None else ATTENTION + FFN,
         router_aux_loss_coef=first.router.balance_coef,
         base_model=base,
+        act_fn="silu",  # left out, it means the model's own; the package then has none
     )
 
 

@@ -56,7 +56,7 @@ def test_the_settings_are_of_the_types_that_the_package_asserts(tmp_path: Path) 
     trained(tmp_path)
     document = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text("utf-8"))
     assert document["base_model_name_or_path"] == str(tmp_path / "base")
-    assert document["task_type"] == "CAUSAL_LM"
+    assert (document["task_type"], document["act_fn"]) == ("CAUSAL_LM", "silu")
     assert (document["r"], document["num_experts"], document["top_k"]) == (2, 4, 2)
     kinds = {"lora_alpha": int, "lora_dropout": float, "router_aux_loss_coef": float}
     assert {key: type(document[key]) for key in kinds} == kinds
