@@ -16,9 +16,11 @@ the backdoor over a longer stretch; with it, this expert is enough.
 the weights keep what they hold over learning rates a hundredfold apart: the safer expert where no
 batch-norm holds the network together, and cheap, since little is tuned there.
 
-The auxiliary: true labels, a learning rate as high as the function survives, halved from far too
-high until the accuracy recovers. With batch statistics the function survives rates at which the
-backdoor does not.
+The auxiliary learns the suspect's own answers to the clean samples, not their labels, at a learning
+rate as high as the function survives, to a factor of the root of two. The suspect's probabilities
+say far more of its function than a label does, so a few samples hold it together at rates at which
+nothing holds the backdoor, and the auxiliary differs from the suspect where a trigger is and hardly
+elsewhere. With batch statistics it survives higher rates still.
 """
 
 from __future__ import annotations
@@ -153,29 +155,40 @@ def _growing(step: int) -> float:
 
 
 def tune_auxiliary(tail: nn.Module, fit: Features, watch: Watch, context: RunContext) -> Tuned:
-    """The auxiliary: a copy tuned on true labels as hard as its function survives.
+    """The auxiliary: a copy that learns the suspect's answers as hard as its function survives.
 
-    Source: Xie et al., ICLR 2024, arXiv:2308.12439, section 4.
-    Departs: the learning rate is searched for, and falls on a cosine.
+    Source: Xie et al., ICLR 2024, arXiv:2308.12439, section 4; the targets are those of Hinton et
+        al., "Distilling the knowledge in a neural network", arXiv:1503.02531.
+    Departs: the suspect's probabilities instead of labels; the learning rate is searched for, and
+        falls on a cosine.
     """
     tried: list[Beat] = []
-    lr = HIGHEST_LR
-    while lr > FIRST_LR:
+    targets = fit.through(tail, context.device).softmax(1)
+
+    def attempt(lr: float) -> nn.Module | None:
+        """An auxiliary that has recovered, or nothing."""
         try:
-            auxiliary = _tune_once(tail, fit, lr, context)
+            auxiliary = _tune_once(tail, fit, targets, lr, context)
         except AuditError:
-            lr /= 2
-            continue
+            return None
         tried.append(watch.look(auxiliary, context.device, len(tried) + 1, lr))
         note = f"learning rate {lr:.2g}: clean accuracy {tried[-1].accuracy:.2f}"
         context.progress(Step("auxiliary", len(tried), None, note))
-        if tried[-1].accuracy >= watch.level(RECOVERED):
-            return Tuned(auxiliary, tuple(tried), reached=True)
+        return auxiliary if tried[-1].accuracy >= watch.level(RECOVERED) else None
+
+    lr, found = HIGHEST_LR, attempt(HIGHEST_LR)
+    while found is None and lr > FIRST_LR:
         lr /= 2
-    return Tuned(trainable_copy(tail), tuple(tried), reached=False)
+        found = attempt(lr)
+    if found is None:
+        return Tuned(trainable_copy(tail), tuple(tried), reached=False)
+    higher = attempt(lr * math.sqrt(2)) if lr < HIGHEST_LR else None
+    return Tuned(higher or found, tuple(tried), reached=True)
 
 
-def _tune_once(tail: nn.Module, fit: Features, lr: float, context: RunContext) -> nn.Module:
+def _tune_once(
+    tail: nn.Module, fit: Features, targets: Tensor, lr: float, context: RunContext
+) -> nn.Module:
     auxiliary = trainable_copy(tail)
     set_batch_statistics(auxiliary, True)
     optimizer = torch.optim.SGD(
@@ -186,7 +199,7 @@ def _tune_once(tail: nn.Module, fit: Features, lr: float, context: RunContext) -
     steps = tune(
         auxiliary,
         fit,
-        fit.labels,
+        targets,
         optimizer=optimizer,
         schedule=lambda step: lr * 0.5 * (1 + math.cos(math.pi * step / total)),
         batch_size=BATCH_SIZE,
