@@ -17,6 +17,7 @@ from badexpert.attacks.parameters import require_opacity, require_positive
 from badexpert.attacks.patterns import find_pattern
 from badexpert.cleanset import CleanSet
 from badexpert.detectors.badexpert import BaDExpert
+from badexpert.errors import AttackError, AuditError, CleanSetError
 from badexpert.extraction import extract
 from badexpert.models.vision import VisionSuspect
 from badexpert.preprocessing import Preprocessing
@@ -94,7 +95,12 @@ class Adaptive(ModelAttack):
         clean = CleanSet.from_tensors(mine.pixels, mine.labels, num_classes=images.num_classes)
         suspect = VisionSuspect(module, plan, images.num_classes)
         seeded = replace(context, seed=context.seed_for(stream))
-        return BaDExpert(extract(suspect, clean, context=seeded))
+        try:
+            return BaDExpert(extract(suspect, clean, context=seeded))
+        except (AuditError, CleanSetError) as error:
+            raise AttackError(
+                f"the extraction that the attacker simulates fails on this model: {error}"
+            ) from error
 
     def _evading(
         self,

@@ -159,7 +159,9 @@ def test_the_adaptive_trigger_is_seen_less_than_the_one_that_was_planted() -> No
     assert model.attack is not None
     picture = generated_picture(torch.Size([1, SIDE, SIDE]), seed=0)
     naive = replace(model.attack, learned={"pattern": picture})
-    assert min(hits(model.module, attack) for attack in (naive, model.attack)) >= 0.9
+    # What is hidden from the detector works less often: that is the attacker's price.
+    assert hits(model.module, naive) >= 0.9
+    assert hits(model.module, model.attack) >= 0.75
     detector = extracted(model.module)
     test = part(digits().test)
     pixels = test.pixels.float() / 255
