@@ -59,6 +59,9 @@ COLLAPSED = 0.05
 RECOVERED = 0.8
 """Of the accuracy above chance, what the auxiliary must have regained."""
 
+LOST = 0.1
+"""Of all clean inputs, what it may lose at most: whatever it doubts looks like a trigger."""
+
 HIGHEST_LR = 0.8
 AUXILIARY_EPOCHS = 10
 AUXILIARY_MIN_STEPS = 160
@@ -164,6 +167,7 @@ def tune_auxiliary(tail: nn.Module, fit: Features, watch: Watch, context: RunCon
     """
     tried: list[Beat] = []
     targets = fit.through(tail, context.device).softmax(1)
+    enough = max(watch.level(RECOVERED), watch.accuracy - LOST)
 
     def attempt(lr: float) -> nn.Module | None:
         """An auxiliary that has recovered, or nothing."""
@@ -174,7 +178,7 @@ def tune_auxiliary(tail: nn.Module, fit: Features, watch: Watch, context: RunCon
         tried.append(watch.look(auxiliary, context.device, len(tried) + 1, lr))
         note = f"learning rate {lr:.2g}: clean accuracy {tried[-1].accuracy:.2f}"
         context.progress(Step("auxiliary", len(tried), None, note))
-        return auxiliary if tried[-1].accuracy >= watch.level(RECOVERED) else None
+        return auxiliary if tried[-1].accuracy >= enough else None
 
     lr, found = HIGHEST_LR, attempt(HIGHEST_LR)
     while found is None and lr > FIRST_LR:
