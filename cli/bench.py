@@ -52,14 +52,7 @@ def bench(
             "been trained on them.",
         ),
     ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            rich_help_panel=options.RUN,
-            metavar="PATTERN",
-            help="Measure only models with such names: 'cifar10-*-s0'.",
-        ),
-    ] = None,
+    only: options.Only = None,
     device: options.Device = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,

@@ -51,6 +51,14 @@ Std = Annotated[
         rich_help_panel=MODEL, metavar="X[,X,X]", help="Of each channel, where white is 1."
     ),
 ]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        rich_help_panel=RUN,
+        metavar="PATTERN",
+        help="Leave out models with other names than such: 'cifar10-*-s0*'.",
+    ),
+]
 Clean = Annotated[
     str | None,
     typer.Option(

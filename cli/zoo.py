@@ -49,14 +49,7 @@ def build(
             help="Its test images; else some of the training images are held out.",
         ),
     ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            rich_help_panel=options.RUN,
-            metavar="PATTERN",
-            help="Make only models with such names: 'cifar10-*-s0*'.",
-        ),
-    ] = None,
+    only: options.Only = None,
     jobs: Annotated[
         int | None,
         typer.Option(

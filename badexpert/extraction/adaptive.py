@@ -187,7 +187,7 @@ def tune_auxiliary(tail: nn.Module, fit: Features, watch: Watch, context: RunCon
     if found is None:
         return Tuned(trainable_copy(tail), tuple(tried), reached=False)
     higher = attempt(lr * math.sqrt(2)) if lr < HIGHEST_LR else None
-    return Tuned(higher or found, tuple(tried), reached=True)
+    return Tuned(found if higher is None else higher, tuple(tried), reached=True)
 
 
 def _tune_once(
