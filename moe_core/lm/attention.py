@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moe_core.lm.config import DecoderConfig
+from moe_core.lm.config import PER_HEAD, DecoderConfig
 from moe_core.lora import LoraLinear
 
 INIT_STD = 0.02
@@ -47,16 +47,19 @@ class Attention(nn.Module):
         self.v_proj = _projection(dim, shared, config)
         self.o_proj = _projection(dim, dim, config)
         if config.qk_norm:
-            self.q_norm = nn.RMSNorm(dim, eps=config.norm_eps)
-            self.k_norm = nn.RMSNorm(shared, eps=config.norm_eps)
+            widths = (config.head_dim,) * 2 if config.qk_norm == PER_HEAD else (dim, shared)
+            self.q_norm, self.k_norm = (nn.RMSNorm(width, eps=config.norm_eps) for width in widths)
 
     def forward(self, x_BTD: Tensor, memory: Memory | None) -> Tensor:
         queries, keys = self.q_proj(x_BTD), self.k_proj(x_BTD)
-        if self._config.qk_norm:
+        if self._config.qk_norm is True:
+            queries, keys = self.q_norm(queries), self.k_norm(keys)
+        queries, keys = self._heads(queries), self._heads(keys)
+        if self._config.qk_norm == PER_HEAD:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
         start = memory.length if memory else 0
         turned = rotations(start, x_BTD.shape[1], self._config, x_BTD.device)
-        queries, keys = rotate(self._heads(queries), turned), rotate(self._heads(keys), turned)
+        queries, keys = rotate(queries, turned), rotate(keys, turned)
         values = self._heads(self.v_proj(x_BTD))
         if memory is not None:
             keys, values = memory.extended(keys, values)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from moe_core.lora import LoraSettings
 
 DENSE = "dense"
 """Stands for experts where a layer has none: one SwiGLU network that every token passes."""
+
+PER_HEAD: Literal["per-head"] = "per-head"
+"""Of ``qk_norm``."""
 
 Option = bool | int | float | str
 
@@ -61,7 +64,8 @@ class DecoderConfig:
         other_ffn: by index of the layer, from 0.
         rope_theta: base of the rotary positions.
         norm_eps: of all RMS norms.
-        qk_norm: normalise queries and keys over all heads, as OLMoE does.
+        qk_norm: normalise queries and keys over all heads, as OLMoE does, or each head by itself
+            (``per-head``), as Qwen3 does.
         attention_lora: low-rank updates of frozen attention projections; None for plain attention.
         classes: names of the classes; with any, the head classifies the whole text.
     """
@@ -75,7 +79,7 @@ class DecoderConfig:
     other_ffn: Mapping[int, FeedForward] = field(default_factory=dict)
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
-    qk_norm: bool = True
+    qk_norm: bool | Literal["per-head"] = True
     attention_lora: LoraSettings | None = None
     classes: tuple[str, ...] = ()
 
@@ -91,6 +95,8 @@ class DecoderConfig:
             )
         if wrong := [at for at in self.other_ffn if not 0 <= at < self.num_layers]:
             raise ValueError(f"other_ffn names layers {wrong}; there are {self.num_layers}")
+        if self.qk_norm not in (False, True, PER_HEAD):
+            raise ValueError(f"qk_norm is true, false or {PER_HEAD!r}; got {self.qk_norm!r}")
         if len(self.classes) == 1:
             raise ValueError("a classifier needs at least 2 classes; none make a language model")
 

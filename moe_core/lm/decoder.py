@@ -20,7 +20,8 @@ class DecoderOutput(NamedTuple):
     """What a decoder returns.
 
     Attributes:
-        logits: (batch, tokens, vocabulary) of a language model, (batch, classes) of a classifier.
+        logits: (batch, tokens, vocabulary) of a language model, or (batch, vocabulary) where it was
+            given lengths; (batch, classes) of a classifier.
         routings: of each Mixture-of-Experts layer, in order; tokens of the batch lie row after row.
     """
 
@@ -87,8 +88,8 @@ class Decoder(nn.Module):
 
         Args:
             ids_BT: (batch, tokens) int64.
-            lengths_B: of a classifier's texts, (batch,) int64, where shorter ones were padded at
-                their end; None if none was.
+            lengths_B: of texts that were padded at their end, (batch,) int64; None if none was.
+                With them a language model, too, answers for each text's last token alone.
             memory: one a layer, of the tokens before these; see ``new_memory``.
         """
         x_BTD = self.embed_tokens(ids_BT)
@@ -97,7 +98,7 @@ class Decoder(nn.Module):
             x_BTD, routing = layer(x_BTD, ids_BT, memory[at] if memory else None)
             if routing is not None:
                 routings.append(routing)
-        if self.config.classes:
+        if self.config.classes or lengths_B is not None:
             x_BTD = _last(x_BTD, lengths_B)
         return DecoderOutput(self.head(self.norm(x_BTD)), tuple(routings))
 

@@ -30,7 +30,8 @@ def save_decoder(model: Decoder, folder: Path) -> str:
     """Write a model into a folder, as transformers knows it where nothing is lost by that.
 
     Returns:
-        ``olmoe``, ``mixtral``, ``llama``, or ``moe_core`` for all that only this package can load.
+        ``olmoe``, ``mixtral``, ``qwen3_moe`` or ``llama``; ``moe_core`` for all that only this
+        package can load.
     """
     if not any(isinstance(layer.experts, MPOExperts) for layer in model.moe_layers()):
         with suppress(huggingface.NotExportableError):
@@ -47,7 +48,7 @@ def export_decoder(model: Decoder, folder: Path) -> str:
     Experts of shared chains are written as the plain ones that compute the same.
 
     Returns:
-        ``olmoe``, ``mixtral`` or ``llama``.
+        ``olmoe``, ``mixtral``, ``qwen3_moe`` or ``llama``.
     Raises:
         NotExportableError: it says which part transformers does not know.
     """

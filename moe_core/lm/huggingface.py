@@ -1,5 +1,5 @@
-"""Decoders as transformers knows them, in the layout of their checkpoints: OLMoE and Mixtral, or
-Llama for a dense one.
+"""Decoders as transformers knows them, in the layout of their checkpoints: OLMoE, Mixtral and
+Qwen3-MoE, or Llama for a dense one.
 
 On disk every expert is a set of matrices of its own, which transformers 4 and 5 both read. In
 memory, transformers 5 and this package stack them; a folder that was saved stacked is read too.
@@ -17,7 +17,7 @@ from torch import Tensor
 from moe_core.experts.mpo import MPOExperts
 from moe_core.experts.swiglu import SwiGLUExperts
 from moe_core.layer import MoELayer
-from moe_core.lm.config import DENSE, DecoderConfig, FeedForward
+from moe_core.lm.config import DENSE, PER_HEAD, DecoderConfig, FeedForward
 from moe_core.lm.decoder import Decoder
 from moe_core.routers.top_k import SoftmaxTopK
 
@@ -31,11 +31,13 @@ class _Names(NamedTuple):
 
     Attributes:
         experts_key: of the number of experts in its configuration.
+        width_key: of the width inside one.
         block: of the feed-forward part on disk.
         gate, up, down: of an expert's matrices on disk.
     """
 
     experts_key: str
+    width_key: str
     block: str
     gate: str
     up: str
@@ -46,13 +48,19 @@ _DENSE = "llama"
 _ARCHITECTURES = {
     "olmoe": "OlmoeForCausalLM",
     "mixtral": "MixtralForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
     _DENSE: "LlamaForCausalLM",
 }
 _NAMES = {
-    "olmoe": _Names("num_experts", "mlp", "gate_proj", "up_proj", "down_proj"),
-    "mixtral": _Names("num_local_experts", "block_sparse_moe", "w1", "w3", "w2"),
+    "olmoe": _Names("num_experts", "intermediate_size", "mlp", "gate_proj", "up_proj", "down_proj"),
+    "mixtral": _Names(
+        "num_local_experts", "intermediate_size", "block_sparse_moe", "w1", "w3", "w2"
+    ),
+    "qwen3_moe": _Names(
+        "num_experts", "moe_intermediate_size", "mlp", "gate_proj", "up_proj", "down_proj"
+    ),
 }
-_ROPE_THETA = {"olmoe": 10_000.0, "mixtral": 1_000_000.0, _DENSE: 10_000.0}
+_ROPE_THETA = {"olmoe": 10_000.0, "mixtral": 1_000_000.0, "qwen3_moe": 10_000.0, _DENSE: 10_000.0}
 """Where a configuration does not say, as in transformers."""
 
 _LAYER = re.compile(r"layers\.(?P<layer>\d+)\.mlp\.(?P<rest>.+)")
@@ -61,7 +69,7 @@ _MAX_POSITIONS = 4096
 
 
 def kind_of(model: Decoder) -> str:
-    """``olmoe``, ``mixtral``, or ``llama`` for a dense model.
+    """``olmoe``, ``mixtral``, ``qwen3_moe``, or ``llama`` for a dense model.
 
     Raises:
         NotExportableError: none of them can hold the model.
@@ -79,11 +87,11 @@ def kind_of(model: Decoder) -> str:
     if len({_shape(layer) for layer in layers}) > 1:
         raise NotExportableError("layers differ in experts or router; export needs them alike")
     if config.qk_norm:
-        return "olmoe"
+        return "qwen3_moe" if config.qk_norm == PER_HEAD else "olmoe"
     if not _normalised(layers[0]):
         raise NotExportableError(
-            "gate weights that do not sum to 1 can be exported as OLMoE only, which normalises "
-            "queries and keys: set qk_norm, or normalised of the router"
+            "gate weights that do not sum to 1 can be exported as OLMoE or Qwen3-MoE only, which "
+            "normalise queries and keys: set qk_norm, or normalised of the router"
         )
     return "mixtral"
 
@@ -178,8 +186,15 @@ def _document(model: Decoder, kind: str) -> dict[str, Any]:
     if kind == _DENSE:
         return document
     layer = next(model.moe_layers())
-    document |= {_NAMES[kind].experts_key: layer.num_experts, "num_experts_per_tok": layer.top_k}
-    return document | ({"norm_topk_prob": _normalised(layer)} if kind == "olmoe" else {})
+    document |= {
+        _NAMES[kind].experts_key: layer.num_experts,
+        _NAMES[kind].width_key: config.ffn.inner_dim,
+        "num_experts_per_tok": layer.top_k,
+    }
+    if kind == "qwen3_moe":
+        # Its default width of a head is 128, whatever the model's.
+        document["head_dim"] = config.head_dim
+    return document | ({} if kind == "mixtral" else {"norm_topk_prob": _normalised(layer)})
 
 
 def _layer_tensors(block: str, layer: MoELayer, kind: str) -> Iterator[tuple[str, Tensor]]:
@@ -212,6 +227,8 @@ def _config(document: Mapping[str, Any], kind: str) -> DecoderConfig:
     heads, dim = document["num_attention_heads"], document["hidden_size"]
     if document.get("head_dim") not in (None, dim // heads):
         raise ValueError(f"head_dim={document['head_dim']}; this decoder needs {dim // heads}")
+    if document.get("mlp_only_layers") or document.get("decoder_sparse_step", 1) != 1:
+        raise ValueError("dense layers among others are not read from such a folder")
     if document.get("hidden_act", "silu") != "silu":
         raise ValueError(f"hidden_act={document['hidden_act']!r}; this decoder has silu")
     return DecoderConfig(
@@ -223,18 +240,17 @@ def _config(document: Mapping[str, Any], kind: str) -> DecoderConfig:
         ffn=_ffn(document, kind),
         rope_theta=_rope_theta(document, kind),
         norm_eps=document.get("rms_norm_eps", 1e-5),
-        qk_norm=kind == "olmoe",
+        qk_norm=PER_HEAD if kind == "qwen3_moe" else kind == "olmoe",
     )
 
 
 def _ffn(document: Mapping[str, Any], kind: str) -> FeedForward:
-    inner_dim = document["intermediate_size"]
     if kind == _DENSE:
-        return FeedForward(experts=DENSE, inner_dim=inner_dim)
-    normalised = bool(document.get("norm_topk_prob", False)) if kind == "olmoe" else True
+        return FeedForward(experts=DENSE, inner_dim=document["intermediate_size"])
+    normalised = kind == "mixtral" or bool(document.get("norm_topk_prob", False))
     return FeedForward(
         num_experts=document.get("num_local_experts") or document["num_experts"],
-        inner_dim=inner_dim,
+        inner_dim=document[_NAMES[kind].width_key],
         router_options={"top_k": document["num_experts_per_tok"], "normalised": normalised},
     )
 

@@ -21,6 +21,17 @@ def test_a_token_sees_nothing_of_later_ones() -> None:
     assert not torch.allclose(before[:, 5:], after[:, 5:])
 
 
+def test_with_lengths_a_language_model_answers_for_the_last_token_of_each_text() -> None:
+    model, ids = decoder(), prompts()
+    every, last = model(ids).logits, model(ids, torch.tensor([9, 4])).logits
+    torch.testing.assert_close(last, torch.stack([every[0, 8], every[1, 3]]))
+
+
+def test_a_way_to_normalise_queries_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="'each'"):
+        replace(config(), qk_norm="each")
+
+
 def test_the_order_of_earlier_tokens_matters() -> None:
     model, ids = decoder(), prompts()
     swapped = ids[:, [1, 0, *range(2, 9)]]

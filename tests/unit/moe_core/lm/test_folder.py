@@ -31,9 +31,19 @@ ARCHITECTURES = pytest.mark.parametrize(
         (replace(config(feedforward(top_k=3)), rope_theta=500.0, norm_eps=1e-3), "olmoe"),
         (replace(config(feedforward(top_k=2)), qk_norm=False, rope_theta=77.0), "mixtral"),
         (replace(config(feedforward(top_k=1)), qk_norm=False, num_kv_heads=1), "mixtral"),
+        (replace(config(feedforward(top_k=2)), qk_norm="per-head", rope_theta=77.0), "qwen3_moe"),
+        (replace(config(feedforward(normalised=False)), qk_norm="per-head"), "qwen3_moe"),
         (replace(config(DENSE_LAYERS), qk_norm=False, rope_theta=77.0), "llama"),
     ],
-    ids=["olmoe", "olmoe-normalised", "mixtral", "mixtral-one-expert", "llama"],
+    ids=[
+        "olmoe",
+        "olmoe-normalised",
+        "mixtral",
+        "mixtral-one-expert",
+        "qwen3",
+        "qwen3-plain",
+        "llama",
+    ],
 )
 
 
@@ -127,9 +137,11 @@ def damage(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model_type": "gpt2"}, "'gpt2' is none of olmoe, mixtral"),
+        ({"model_type": "gpt2"}, "'gpt2' is none of olmoe, mixtral, qwen3_moe"),
         ({"clip_qkv": 8.0}, "clip_qkv=8.0"),
         ({"mlp_bias": True}, "mlp_bias=True"),
+        ({"mlp_only_layers": [0]}, "dense layers among others"),
+        ({"decoder_sparse_step": 2}, "dense layers among others"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "rope_type='yarn'"),
         ({"num_experts": 5}, "has no tensor layers.0.mlp.experts.4"),
