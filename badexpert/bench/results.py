@@ -101,8 +101,3 @@ class Results:
     def failed(self) -> tuple[Cell, ...]:
         """Cells that could not be measured."""
         return tuple(cell for cell in self.cells if cell.error is not None)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every cell was measured."""
-        return not self.missing and not self.failed

@@ -121,7 +121,6 @@ def test_a_benign_twin_is_shown_its_counterparts_trigger(measured: Path) -> None
 def test_a_cell_that_cannot_be_measured_is_shown_with_its_reason(measured: Path) -> None:
     results = Results.read(measured)
     assert {cell.place.detector for cell in results.failed} == {"ibd-psc"}
-    assert not results.complete
     text = tables.render(results)
     [row] = re.findall(r"^\| ibd-psc \| 120 \|.*$", text, re.MULTILINE)
     assert f"| 4 | {BACKDOORED}, {TWIN} | ibd-psc amplifies weight and bias of batch-norm" in row
@@ -170,7 +169,8 @@ def test_only_what_is_missing_or_out_of_date_is_measured(
     torn.write_text(torn.read_text()[:100])
     stale.write_text(stale.read_text().replace(read_cell(stale).digest, "0" * 64))
     results = run_bench(recipe, zoo, folder, RunContext())
-    assert results.complete
+    assert not results.missing
+    assert not results.failed
     assert len(results.cells) == 4
     assert (read_cell(gone).detection or read_cell(gone).false_positives) == was
     assert kept.stat().st_mtime_ns == before[3]
@@ -217,7 +217,7 @@ def test_what_the_machine_is_to_blame_for_is_tried_again(
         patched.setattr(workbench, "measure", out_of_memory)
         results = run_bench(recipe, zoo, tmp_path, RunContext())
     assert [cell.error for cell in results.failed] == ["OutOfMemoryError: no memory left"] * 2
-    assert run_bench(recipe, zoo, tmp_path, RunContext()).complete
+    assert not run_bench(recipe, zoo, tmp_path, RunContext()).missing
 
 
 def out_of_memory(*arguments: object) -> None:
