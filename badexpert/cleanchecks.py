@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from badexpert.errors import CleanSetError
-from badexpert.sources import ImageSource
+from badexpert.sources.base import Source
+
+AnySource = Source[Any]
 
 MAX_LISTED = 10
 """Classes that a note names."""
 
 
-def renumber(source: ImageSource, class_index: Mapping[str, int]) -> Tensor:
+def renumber(source: AnySource, class_index: Mapping[str, int]) -> Tensor:
     """The labels of a source as the model numbers its classes, (images,) int64."""
     if source.class_names is None or source.labels is None:
         raise CleanSetError(f"{source.name} names no classes; leave class_index out")
@@ -34,9 +37,7 @@ def renumber(source: ImageSource, class_index: Mapping[str, int]) -> Tensor:
     return torch.tensor(numbers, dtype=torch.int64)[source.labels]
 
 
-def check_labels(
-    source: ImageSource, labels: Tensor, num_classes: int, *, renumbered: bool
-) -> None:
+def check_labels(source: AnySource, labels: Tensor, num_classes: int, *, renumbered: bool) -> None:
     """Refuse labels that are none, of one class, or beyond the model's classes.
 
     Args:
@@ -62,7 +63,7 @@ def check_labels(
         )
 
 
-def names_of_classes(source: ImageSource, class_index: Mapping[str, int] | None) -> dict[int, str]:
+def names_of_classes(source: AnySource, class_index: Mapping[str, int] | None) -> dict[int, str]:
     """Names of the model's classes, as far as the source knows them."""
     if class_index is not None:
         return {index: name for name, index in class_index.items()}

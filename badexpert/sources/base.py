@@ -1,4 +1,4 @@
-"""What a source of images is: it streams in ascending order and never holds the whole."""
+"""What a source of inputs is: it streams in ascending order and never holds the whole."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,12 @@ from torch import Tensor
 RawImage = Image.Image | NDArray[Any]
 """A loaded PIL image, or (height, width[, 1 or 3]) as uint8 or as float32 in [0, 1]."""
 
+Item = TypeVar("Item")
+
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image that could not be read.
+    """An input that could not be read.
 
     Attributes:
         id: as the source names it.
@@ -30,15 +32,15 @@ class Unreadable:
     reason: str
 
 
-class ImageSource(ABC):
-    """A fixed sequence of images on disk or in memory.
+class Source(ABC, Generic[Item]):
+    """A fixed sequence of inputs on disk or in memory.
 
     A source can be pickled, so that workers may read it: it keeps no open file. What it keeps for
-    each image is its name and label, never its pixels.
+    each input on disk is its name and label, never its content.
 
     Attributes:
         name: the source as the user gave it.
-        labels: (images,) int64, or None when there are none.
+        labels: (inputs,) int64, or None when there are none.
         class_names: name of each label, or None when there are none.
         notes: what a user should know about how the source was understood.
     """
@@ -50,21 +52,25 @@ class ImageSource(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Images, readable or not."""
+        """Inputs, readable or not."""
 
     @abstractmethod
     def item_id(self, index: int) -> str:
         """A name that stays the same between runs and machines."""
 
     @abstractmethod
-    def read(self, indices: Iterable[int]) -> Iterator[tuple[int, RawImage | Unreadable]]:
-        """Read some images, in the order given, one at a time.
+    def read(self, indices: Iterable[int]) -> Iterator[tuple[int, Item | Unreadable]]:
+        """Read some inputs, in the order given, one at a time.
 
         Args:
             indices: strictly ascending; containers are read forwards, once.
         Raises:
             CleanSetError: the container itself is damaged.
         """
+
+
+class ImageSource(Source[RawImage]):
+    """A source of images."""
 
 
 class SourceFormat(NamedTuple):

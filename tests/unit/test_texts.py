@@ -34,13 +34,14 @@ def test_tables_of_all_kinds_read_the_same(tmp_path: Path) -> None:
     [
         ("a.txt", b"", "is empty"),
         ("a.txt", b"\xff\xfe", "not UTF-8"),
-        ("a.parquet", b"no", "cannot be read"),
-        ("a.csv", b"text,class\na,1\n", "not label"),
+        ("a.parquet", b"PAR1 no", "is damaged"),
+        ("a.csv", b"text,class\na,1\n", "lacks the columns text and label"),
         ("a.csv", b"text,label\na,1\nb,1\n", "has 1 classes; 2 are needed"),
-        ("a.csv", b"text,label\na,1\nb,\n", "row 2: text or label is missing"),
-        ("a.jsonl", b'{"text": "a", "label": 1}\n{"text": "b"}', "line 2"),
+        ("a.csv", b"text,label\na,1\nb,\n", "row 2: label is ''"),
+        ("a.jsonl", b'{"text": "a", "label": 1}\n{"text": "b"}', "row 2: label is None"),
         ("a.jsonl", b'{"text": 3, "label": 1}', "row 1"),
-        ("a.jsonl", b"[1]", "line 1"),
+        ("a.jsonl", b'{"text": "a", "label": 1}\n[1]', "line 2"),
+        ("a.jsonl", b"[1]", "lacks the columns"),
     ],
 )
 def test_what_cannot_be_used_is_named(
