@@ -44,12 +44,13 @@ def count_parameters(
         for index in range(experts.num_experts)
     )
     return ParameterCounts(
-        router=_size(router),
-        shared=_size(shared) if shared is not None else 0,
-        common=_size(experts) - sum(own),
+        router=size(router),
+        shared=size(shared) if shared is not None else 0,
+        common=size(experts) - sum(own),
         own=own,
     )
 
 
-def _size(module: nn.Module) -> int:
+def size(module: nn.Module) -> int:
+    """Parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())

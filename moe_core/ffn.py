@@ -11,6 +11,19 @@ from moe_core import kernels
 INIT_STD = 0.02
 
 
+def halves(gate_up: Tensor, down: Tensor) -> dict[str, Tensor]:
+    """``gate_proj``, ``up_proj`` (inner, width) and ``down_proj`` (width, inner), as views.
+
+    Slices and not ``chunk``: torch forbids writing into views that came in pairs.
+
+    Args:
+        gate_up: (2 * inner, width).
+        down: (width, inner).
+    """
+    inner = gate_up.shape[0] // 2
+    return {"gate_proj": gate_up[:inner], "up_proj": gate_up[inner:], "down_proj": down}
+
+
 class SwiGLU(nn.Module):
     """``down(silu(gate x) * up x)``, in the layout of one expert of ``SwiGLUExperts``.
 
@@ -29,6 +42,11 @@ class SwiGLU(nn.Module):
         self.gate = nn.Parameter(torch.zeros(1, dim)) if gated else None
         nn.init.normal_(self.gate_up_proj, std=INIT_STD)
         nn.init.normal_(self.down_proj, std=INIT_STD)
+
+    def expert(self) -> dict[str, Tensor]:
+        """Views of the parameters, named as those of an expert; ``gate`` where it has one."""
+        own = {} if self.gate is None else {"gate": self.gate}
+        return halves(self.gate_up_proj, self.down_proj) | own
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) to the same shape."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from moe_core.dispatch import Dispatch
 from moe_core.routing import EMPTY, Routing
@@ -81,3 +82,31 @@ class Force(Intervention):
         return routing._replace(
             experts_TK=torch.where(forced_TK, wanted_TK, routing.experts_TK), weights_TK=weights_TK
         )
+
+
+def checked(experts: Iterable[int], num_experts: int) -> list[int]:
+    """The indices in order, each once.
+
+    Raises:
+        ValueError: one is no expert.
+    """
+    indices = sorted(set(experts))
+    if indices and not 0 <= indices[0] <= indices[-1] < num_experts:
+        raise ValueError(f"experts {indices} of {num_experts}: no such index")
+    return indices
+
+
+@contextmanager
+def silenced(shared: nn.Module | None) -> Iterator[None]:
+    """Let a shared expert answer 0.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if shared is None:
+        raise ValueError("the layer has no shared expert")
+    hook = shared.register_forward_hook(lambda _module, _inputs, output: torch.zeros_like(output))
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -12,7 +12,8 @@ from moe_core import kernels
 from moe_core.counting import ParameterCounts, count_parameters
 from moe_core.dispatch import plan
 from moe_core.experts.base import Experts
-from moe_core.interventions import Constant, Force, Intervention, Zero
+from moe_core.ffn import SwiGLU
+from moe_core.interventions import Constant, Force, Intervention, Zero, checked, silenced
 from moe_core.recording import Observer, OutputMeans, Recording
 from moe_core.routers.base import LinearRouter, Router
 from moe_core.routing import Routing
@@ -101,14 +102,30 @@ class MoELayer(nn.Module):
             return None
         return self.router.weight[: self.num_experts]
 
+    @property
+    def router_bias(self) -> Tensor | None:
+        """What the router adds to the logits, (experts,); None where it adds nothing."""
+        return self.router.logit_bias
+
+    @property
+    def selection_bias(self) -> Tensor | None:
+        """What counts for the choice and not for the weights, (experts,); None without it."""
+        return self.router.selection_bias
+
     def expert(self, index: int) -> dict[str, Tensor]:
         """What belongs to one expert alone: views of its parameters, by name.
 
         Raises:
             ValueError: no such expert.
         """
-        self._checked([index])
+        checked([index], self.num_experts)
         return self.experts.expert(index)
+
+    def shared_expert(self) -> dict[str, Tensor] | None:
+        """Views of the shared expert's parameters, by name; None without one."""
+        if isinstance(self.shared, SwiGLU):
+            return self.shared.expert()
+        return None if self.shared is None else dict(self.shared.named_parameters())
 
     def parameter_counts(self) -> ParameterCounts:
         """Parameters of router, shared and routed experts."""
@@ -132,7 +149,7 @@ class MoELayer(nn.Module):
 
     def zeroed(self, experts: Iterable[int]) -> AbstractContextManager[None]:
         """Let experts answer 0; routing and gate weights stay as they are."""
-        return self._changed(Zero(self._checked(experts)))
+        return self._changed(Zero(checked(experts, self.num_experts)))
 
     def averaged(self, experts: Iterable[int], mean_ED: Tensor) -> AbstractContextManager[None]:
         """Let experts answer with their mean; routing and gate weights stay as they are.
@@ -140,7 +157,7 @@ class MoELayer(nn.Module):
         Args:
             mean_ED: (experts of the layer, width), as ``averaging`` measures it.
         """
-        return self._changed(Constant(self._checked(experts), mean_ED))
+        return self._changed(Constant(checked(experts, self.num_experts), mean_ED))
 
     def forced(
         self, experts_TK: Tensor, weights_TK: Tensor | None = None
@@ -163,11 +180,13 @@ class MoELayer(nn.Module):
         """
         return replaced(self.experts, weights)
 
-    def _checked(self, experts: Iterable[int]) -> list[int]:
-        indices = sorted(set(experts))
-        if indices and not 0 <= indices[0] <= indices[-1] < self.num_experts:
-            raise ValueError(f"experts {indices} of {self.num_experts}: no such index")
-        return indices
+    def without_shared(self) -> AbstractContextManager[None]:
+        """Let the shared expert answer 0.
+
+        Raises:
+            ValueError: there is none.
+        """
+        return silenced(self.shared)
 
     @contextmanager
     def _changed(self, intervention: Intervention) -> Iterator[None]:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from moe_core.experts.base import Experts
+
+class HoldsExperts(Protocol):
+    """Experts whose weights can be read, and written through views, by index and name."""
+
+    @property
+    def num_experts(self) -> int: ...
+    def expert(self, index: int) -> dict[str, Tensor]: ...
 
 
 @contextmanager
-def replaced(experts: Experts, weights: Mapping[int, Mapping[str, Tensor]]) -> Iterator[None]:
+def replaced(experts: HoldsExperts, weights: Mapping[int, Mapping[str, Tensor]]) -> Iterator[None]:
     """Give experts other weights inside the context; the old ones are back after it, bit for bit.
 
     Args:
@@ -33,7 +40,7 @@ def replaced(experts: Experts, weights: Mapping[int, Mapping[str, Tensor]]) -> I
         _write(experts, before)
 
 
-def _check(experts: Experts, index: int, tensors: Mapping[str, Tensor]) -> None:
+def _check(experts: HoldsExperts, index: int, tensors: Mapping[str, Tensor]) -> None:
     if not 0 <= index < experts.num_experts:
         raise ValueError(f"expert {index} of {experts.num_experts}: no such index")
     own = experts.expert(index)
@@ -47,7 +54,7 @@ def _check(experts: Experts, index: int, tensors: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def _write(experts: Experts, weights: Mapping[int, Mapping[str, Tensor]]) -> None:
+def _write(experts: HoldsExperts, weights: Mapping[int, Mapping[str, Tensor]]) -> None:
     for index, tensors in weights.items():
         own = experts.expert(index)
         for name, tensor in tensors.items():

@@ -57,8 +57,7 @@ def drop_upcycle(dense: SwiGLU, router: Router, *, share: float = 0.5, seed: int
     for expert in range(layer.num_experts):
         units = torch.randperm(inner, generator=generator)[: round(share * inner)]
         weights = layer.expert(expert)
-        gate, up = weights["gate_up_proj"].split(inner)
-        for matrix in (gate, up, weights["down_proj"].T):
+        for matrix in (weights["gate_proj"], weights["up_proj"], weights["down_proj"].T):
             _forget(matrix, units.to(matrix.device), generator)
     return layer
 

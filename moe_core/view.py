@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol, Self, TypeVar
 from torch import Tensor, nn
 
 from moe_core.counting import ParameterCounts
+from moe_core.families import FAMILIES, known_layers, unknown_blocks
 from moe_core.layer import MoELayer
 from moe_core.recording import OutputMeans, Recording
 
@@ -37,7 +38,12 @@ class MoELayerView(Protocol):
     def top_k(self) -> int: ...
     @property
     def router_weight(self) -> Tensor | None: ...
+    @property
+    def router_bias(self) -> Tensor | None: ...
+    @property
+    def selection_bias(self) -> Tensor | None: ...
     def expert(self, index: int) -> dict[str, Tensor]: ...
+    def shared_expert(self) -> dict[str, Tensor] | None: ...
     def parameter_counts(self) -> ParameterCounts: ...
     def recording(self) -> AbstractContextManager[Recording]: ...
     def averaging(self) -> AbstractContextManager[OutputMeans]: ...
@@ -50,10 +56,14 @@ class MoELayerView(Protocol):
     def replaced(
         self, weights: Mapping[int, Mapping[str, Tensor]]
     ) -> AbstractContextManager[None]: ...
+    def without_shared(self) -> AbstractContextManager[None]: ...
 
 
 class ExpertView:
     """All Mixture-of-Experts layers of a model, in the order in which the model holds them.
+
+    An ``ExpertId`` names a routed expert. Shared experts are no matter of routing: they go by
+    layer, with ``shared`` and ``without_shared``.
 
     What takes experts takes them from several layers at once. Context managers nest in any order
     and leave the model as it was. A layer or expert that does not exist is a ``ValueError``.
@@ -69,14 +79,24 @@ class ExpertView:
 
     @classmethod
     def of(cls, model: nn.Module) -> Self:
-        """Look into a model that is made of ``MoELayer``.
+        """Look into a model that is made of ``MoELayer``, or of blocks that ``FAMILIES`` knows.
 
         Raises:
-            ValueError: it has none.
+            ValueError: it has none, or has other Mixture-of-Experts blocks too, or one that is
+                quantised or not built as its name says.
         """
-        layers = {name: part for name, part in model.named_modules() if isinstance(part, MoELayer)}
+        own = {name: part for name, part in model.named_modules() if isinstance(part, MoELayer)}
+        layers: dict[str, MoELayerView] = {**own, **dict(known_layers(model))}
+        if unknown := unknown_blocks(model, known=layers):
+            raise ValueError(
+                f"{type(model).__name__} holds experts that cannot be looked into: "
+                f"{', '.join(unknown)}; known are MoELayer and {', '.join(FAMILIES)}"
+            )
         if not layers:
-            raise ValueError(f"{type(model).__name__} holds no MoELayer; nothing to look into")
+            raise ValueError(
+                f"{type(model).__name__} holds no MoELayer and none of {', '.join(FAMILIES)}; "
+                "nothing to look into"
+            )
         return cls(layers)
 
     def layer(self, index: int) -> MoELayerView:
@@ -94,6 +114,12 @@ class ExpertView:
         for index, layer in enumerate(self.layers):
             for expert in range(layer.num_experts):
                 yield ExpertId(index, expert)
+
+    def shared(self) -> Iterator[int]:
+        """The layers that have a shared expert."""
+        for index, layer in enumerate(self.layers):
+            if layer.shared_expert() is not None:
+                yield index
 
     def expert(self, expert: ExpertId) -> dict[str, Tensor]:
         """What belongs to one expert alone: views of its parameters, by name."""
@@ -147,6 +173,14 @@ class ExpertView:
         for expert, tensors in weights.items():
             by_layer[expert.layer][expert.expert] = tensors
         return _all([self.layer(at).replaced(own) for at, own in by_layer.items()])
+
+    def without_shared(self, layers: Iterable[int]) -> AbstractContextManager[object]:
+        """Let the shared experts of these layers answer 0.
+
+        Raises:
+            ValueError: there is no such layer, or it has none.
+        """
+        return _all([self.layer(at).without_shared() for at in sorted(set(layers))])
 
 
 def _by_layer(experts: Iterable[ExpertId]) -> dict[int, set[int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,9 +29,9 @@ def tokens(count: int = TOKENS, *, seed: int = 1, dtype: torch.dtype = torch.flo
     return torch.randn(count, DIM, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    gate, up = (gate_up @ x).chunk(2)
-    return down @ (F.silu(gate) * up)
+def swiglu(x: Tensor, own: Mapping[str, Tensor]) -> Tensor:
+    """The answer of one expert, given as ``MoELayer.expert`` gives it."""
+    return own["down_proj"] @ (F.silu(own["gate_proj"] @ x) * (own["up_proj"] @ x))
 
 
 def token_by_token(made: MoELayer, x_TD: Tensor, routing: Routing) -> Tensor:
@@ -41,6 +43,6 @@ def token_by_token(made: MoELayer, x_TD: Tensor, routing: Routing) -> Tensor:
         for expert, weight in zip(experts, weights, strict=True):
             if expert >= 0:
                 own = made.expert(expert)
-                answer = swiglu(x_TD[token], own["gate_up_proj"], own["down_proj"])
+                answer = swiglu(x_TD[token], own)
                 out[token] = out[token] + weight * answer
     return out

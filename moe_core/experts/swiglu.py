@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from moe_core import kernels
 from moe_core.dispatch import Dispatch
 from moe_core.experts.base import Experts
+from moe_core.ffn import halves
 from moe_core.routing import Routing
 
 INIT_STD = 0.02
@@ -34,4 +35,4 @@ class SwiGLUExperts(Experts):
         return kernels.grouped_linear(kernels.swiglu(pre_SI), self.down_proj, dispatch.ends_E)
 
     def expert(self, index: int) -> dict[str, Tensor]:
-        return {"gate_up_proj": self.gate_up_proj[index], "down_proj": self.down_proj[index]}
+        return halves(self.gate_up_proj[index], self.down_proj[index])

@@ -50,6 +50,16 @@ class Router(nn.Module, ABC):
         routing: Routing = super().__call__(x_TD, ids_T)
         return routing
 
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """What is added to the logits, (experts,); None where nothing is."""
+        return None
+
+    @property
+    def selection_bias(self) -> Tensor | None:
+        """What counts for the choice and not for the weights, (experts,); None without it."""
+        return None
+
     def after_step(self) -> None:
         """Adapt what learns without gradients; a trainer calls it after each optimiser step."""
 

@@ -53,6 +53,10 @@ class LossFreeRouter(LinearRouter):
         counted = torch.zeros(num_experts, dtype=torch.long)
         self.register_buffer("counted", counted, persistent=False)
 
+    @property
+    def selection_bias(self) -> Tensor:
+        return self.bias
+
     def route(self, logits_TE: Tensor) -> Routing:
         scores_TE = logits_TE.sigmoid() if self.gate == "sigmoid" else logits_TE.softmax(-1)
         forbidden = logits_TE == -torch.inf

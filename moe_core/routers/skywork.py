@@ -66,6 +66,10 @@ class SkyworkRouter(LinearRouter):
         self.register_buffer("coefficient", torch.zeros(()))
         self.register_buffer("dropped", torch.zeros(2, dtype=torch.long), persistent=False)
 
+    @property
+    def logit_bias(self) -> Tensor:
+        return self.bias
+
     def route(self, logits_TE: Tensor) -> Routing:
         biased_TE = logits_TE + self.bias
         if self.normalise:

@@ -137,7 +137,7 @@ def test_without_auxiliary_slots_it_is_the_plain_layer() -> None:
 def test_the_formula_of_active_parameters() -> None:
     experts = CompressedExperts(DIM, 10, EXPERTS)
     one = experts.expert(0)
-    whole = one["gate_up_proj"].numel() + one["down_proj"].numel()
+    whole = sum(one[name].numel() for name in ("gate_proj", "up_proj", "down_proj"))
     stand_in = sum(tensor.numel() for name, tensor in one.items() if name.startswith("theta"))
     assert active_parameters(DIM, 10, main=1, auxiliary=2) == whole + 2 * stand_in
     assert active_parameters(4, 8, main=1, auxiliary=1) == 96 + 16

@@ -73,7 +73,7 @@ def test_a_recording_holds_routing_load_and_contributions() -> None:
     assert not any(part.requires_grad for part in first)
     expert, weight = routing.experts_TK[5, 1].item(), routing.weights_TK[5, 1]
     own = made.expert(int(expert))
-    answer = weight * swiglu(x_TD[5], own["gate_up_proj"], own["down_proj"])
+    answer = weight * swiglu(x_TD[5], own)
     assert first.contribution_TK[5, 1].item() == pytest.approx(answer.norm().item(), rel=1e-5)
 
 
@@ -149,7 +149,7 @@ def test_averages_are_the_mean_answers() -> None:
     routing = made(x_TD).routing
     own = made.expert(3)
     answers = [
-        swiglu(x_TD[token], own["gate_up_proj"], own["down_proj"])
+        swiglu(x_TD[token], own)
         for token in (routing.experts_TK == 3).any(1).nonzero().flatten().tolist()
     ]
     torch.testing.assert_close(means.mean_ED[3], torch.stack(answers).mean(0).float())

@@ -20,7 +20,7 @@ def dense() -> SwiGLU:
 
 def test_the_dense_network_is_one_expert(dense: SwiGLU) -> None:
     x = tokens(1)
-    torch.testing.assert_close(dense(x)[0], swiglu(x[0], dense.gate_up_proj, dense.down_proj))
+    torch.testing.assert_close(dense(x)[0], swiglu(x[0], dense.expert()))
 
 
 @pytest.mark.parametrize("top_k", [1, 2, EXPERTS])
@@ -53,8 +53,9 @@ def test_each_expert_forgets_other_units_in_all_three_matrices(dense: SwiGLU) ->
     forgotten = []
     for index in range(EXPERTS):
         own = layer.expert(index)
-        gate, up = (own["gate_up_proj"] != dense.gate_up_proj).all(1).split(INNER)
-        down = (own["down_proj"] != dense.down_proj).all(0)
+        before = dense.expert()
+        gate, up = ((own[name] != before[name]).all(1) for name in ("gate_proj", "up_proj"))
+        down = (own["down_proj"] != before["down_proj"]).all(0)
         assert torch.equal(gate, up)
         assert torch.equal(gate, down)
         forgotten.append(tuple(gate.tolist()))
