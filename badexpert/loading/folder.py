@@ -8,7 +8,7 @@ from typing import Any
 
 import timm
 
-from badexpert.errors import ModelLoadError
+from badexpert.errors import ModelLoadError, UnsafeModelError
 from badexpert.loading.architecture import checked_arguments
 
 MAX_ARGUMENT = 65_536
@@ -49,16 +49,16 @@ def configured_architecture(config: Mapping[str, Any]) -> ConfiguredArchitecture
 
 def _refuse_transformers(config: Mapping[str, Any]) -> None:
     if "auto_map" in config:
-        raise ModelLoadError(
+        raise UnsafeModelError(
             "config.json asks for code from the model's repository (auto_map), which is never "
             "run. If you have the network in your own code, name it with --arch "
             "python:package.module:factory"
         )
     if names := config.get("architectures"):
         raise ModelLoadError(
-            f"config.json is for the transformers library ({names}), whose networks are not "
-            "supported. Name a network with the same weights with --arch, or use the model's "
-            "version for timm"
+            f"config.json is for the transformers library ({names}), of whose networks only "
+            "language models are supported. Name a network with the same weights with --arch, or "
+            "use the model's version for timm"
         )
 
 

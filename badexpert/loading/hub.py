@@ -1,4 +1,4 @@
-"""``hf:ORG/NAME@REVISION``: configuration and safetensors of a model on the Hugging Face hub."""
+"""``hf:ORG/NAME@REVISION``: the data files of a model on the Hugging Face hub, and no code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from badexpert.errors import ModelLoadError
 
 PREFIX = "hf:"
-_PATTERNS = ("config.json", "*.safetensors", "*.safetensors.index.json")
+_PATTERNS = (
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
 """No pickle and no code is ever fetched."""
 _REFERENCE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 

@@ -1,0 +1,161 @@
+"""Language models of both libraries behind the few calls that networks make of them.
+
+Tokens come as (rows, tokens) int64, padded at their end; what is written after a token changes
+nothing before it, so no answer depends on the padding.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moe_core.lm.decoder import Decoder
+from moe_core.lm.generate import generate
+
+
+class Backbone(nn.Module):
+    """A language model, or a classifier of texts.
+
+    Attributes:
+        module: the network itself.
+        vocab_size: tokens that it knows.
+        num_classes: of its head; None of a language model.
+        max_positions: tokens that it can take; None where nothing limits them.
+    """
+
+    module: nn.Module
+    vocab_size: int
+    num_classes: int | None
+    max_positions: int | None
+
+    @abstractmethod
+    def last_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """What follows each row's last token, or a classifier's answer, (rows, vocabulary or
+        classes).
+
+        Args:
+            ids: (rows, tokens); padding may be any token.
+            lengths: of the rows without padding, (rows,).
+        """
+
+    @abstractmethod
+    def token_logits(self, ids: Tensor, lengths: Tensor, first: int) -> Tensor:
+        """What follows each token from ``first`` on, (rows, tokens - first, vocabulary)."""
+
+    @abstractmethod
+    def continuations(self, prompts: Sequence[Tensor], new_tokens: int) -> list[Tensor]:
+        """What the model writes after each prompt, greedily, (up to new_tokens,) each."""
+
+
+class DecoderBackbone(Backbone):
+    """A decoder of ``moe_core``."""
+
+    module: Decoder
+
+    def __init__(self, module: Decoder) -> None:
+        super().__init__()
+        self.module = module
+        self.vocab_size = module.config.vocab_size
+        self.num_classes = len(module.config.classes) or None
+        self.max_positions = None
+
+    def last_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        return self.module(ids, lengths).logits
+
+    def token_logits(self, ids: Tensor, lengths: Tensor, first: int) -> Tensor:
+        return self.module(ids).logits[:, first:]
+
+    def continuations(self, prompts: Sequence[Tensor], new_tokens: int) -> list[Tensor]:
+        """Prompts of one length at a time: the decoder knows no padding before a prompt."""
+        written: dict[int, Tensor] = {}
+        for rows in _by_length(prompts):
+            ids = torch.stack([prompts[row] for row in rows])
+            written |= zip(rows, generate(self.module, ids, new_tokens), strict=True)
+        return [written[row] for row in range(len(prompts))]
+
+
+class TransformersBackbone(Backbone):
+    """A model of the package ``transformers``."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.module = module
+        self._config = module.config.get_text_config()
+        self.vocab_size = self._config.vocab_size
+        head = type(module).__name__.endswith("ForSequenceClassification")
+        self.num_classes = module.config.num_labels if head else None
+        self.max_positions = getattr(self._config, "max_position_embeddings", None)
+        self._narrows = "logits_to_keep" in inspect.signature(module.forward).parameters
+
+    def last_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        if self.num_classes is not None:
+            return self._class_logits(ids, lengths)
+        positions, row_position = torch.unique(lengths - 1, return_inverse=True)
+        logits = self._logits(ids, lengths, positions)
+        return logits[torch.arange(len(ids), device=ids.device), row_position]
+
+    def token_logits(self, ids: Tensor, lengths: Tensor, first: int) -> Tensor:
+        return self._logits(ids, lengths, torch.arange(first, ids.shape[1], device=ids.device))
+
+    def continuations(self, prompts: Sequence[Tensor], new_tokens: int) -> list[Tensor]:
+        """Prompts are padded at their beginning, which the mask and the positions pass over."""
+        longest = max(map(len, prompts))
+        ids = torch.zeros(len(prompts), longest, dtype=torch.int64, device=prompts[0].device)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = prompt
+            mask[row, longest - len(prompt) :] = 1
+        module: Any = self.module
+        written = module.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False
+        )
+        return list(written[:, longest:])
+
+    def _class_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Rows must be padded with the model's own padding token: its head looks for it."""
+        with self._padding_token(ids, lengths) as token:
+            padded = torch.where(_mask(ids, lengths), ids, token)
+            scores: Tensor = self._run(padded, lengths).logits
+        return scores
+
+    @contextmanager
+    def _padding_token(self, ids: Tensor, lengths: Tensor) -> Iterator[int]:
+        """The model's own; where it has none, one that no row of the batch ends with."""
+        if self._config.pad_token_id is not None:
+            yield self._config.pad_token_id
+            return
+        last = set(ids[torch.arange(len(ids), device=ids.device), lengths - 1].tolist())
+        self._config.pad_token_id = next(t for t in range(self.vocab_size) if t not in last)
+        try:
+            yield self._config.pad_token_id
+        finally:
+            self._config.pad_token_id = None
+
+    def _logits(self, ids: Tensor, lengths: Tensor, positions: Tensor) -> Tensor:
+        """At some positions, (rows, positions, vocabulary)."""
+        if self._narrows:
+            narrowed: Tensor = self._run(ids, lengths, logits_to_keep=positions).logits
+            return narrowed
+        logits: Tensor = self._run(ids, lengths).logits
+        return logits[:, positions]
+
+    def _run(self, ids: Tensor, lengths: Tensor, **options: Any) -> Any:
+        mask = _mask(ids, lengths).long()
+        return self.module(input_ids=ids, attention_mask=mask, **options)
+
+
+def _mask(ids: Tensor, lengths: Tensor) -> Tensor:
+    """Which tokens are no padding, (rows, tokens) bool."""
+    return torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+
+
+def _by_length(prompts: Sequence[Tensor]) -> list[list[int]]:
+    """Indices of the prompts of each length."""
+    lengths = sorted({len(prompt) for prompt in prompts})
+    return [[i for i, prompt in enumerate(prompts) if len(prompt) == length] for length in lengths]

@@ -1,0 +1,121 @@
+"""From rows of tokens to scores of answers, for each of the three uses of a language model.
+
+A row is (tokens,) int64. Padding, at the end, is -1; a token that the model is to write, and not to
+read, stands as its number plus the size of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+
+from badexpert.models.answering import log_odds
+from badexpert.models.backbones import Backbone
+
+PAD = -1
+
+TOKENS_A_PASS = 8192
+"""Tokens, padding included, that go through the model at once where no gradient is kept."""
+
+
+class TextNetwork(nn.Module):
+    """Maps rows of tokens to scores of candidates, fp32."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.eval()
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Scores, (batch, candidates) fp32.
+
+        Args:
+            rows: (batch, tokens) int64, or (batch, candidates, tokens) of pairs.
+        """
+        flat = rows.flatten(0, -2)
+        lengths = (flat != PAD).sum(1)
+        if torch.is_grad_enabled():
+            scores = self.scores(flat[:, : int(lengths.max())], lengths)
+        else:
+            scores = self._in_pieces(flat, lengths)
+        return scores if rows.ndim == 2 else scores.view(rows.shape[:2])
+
+    @abstractmethod
+    def scores(self, rows: Tensor, lengths: Tensor) -> Tensor:
+        """Scores of rows, (rows, candidates) or (rows,), fp32.
+
+        Args:
+            lengths: of the rows without padding, (rows,).
+        """
+
+    def _in_pieces(self, rows: Tensor, lengths: Tensor) -> Tensor:
+        """Rows of like length together, each piece trimmed to its longest."""
+        order = lengths.argsort(stable=True)
+        pieces = [
+            self.scores(rows[piece, : int(lengths[piece].max())], lengths[piece])
+            for piece in pieces_of(order, lengths)
+        ]
+        return torch.cat(pieces)[order.argsort()]
+
+
+def pieces_of(order: Tensor, lengths: Tensor) -> list[Tensor]:
+    """Rows in the order of their lengths, cut so that no piece exceeds ``TOKENS_A_PASS``."""
+    pieces, start = [], 0
+    for end in range(1, len(order) + 1):
+        longest = int(lengths[order[end]]) if end < len(order) else 0
+        if end == len(order) or (end + 1 - start) * longest > TOKENS_A_PASS:
+            pieces.append(order[start:end])
+            start = end
+    return pieces
+
+
+class ClassHeadNetwork(TextNetwork):
+    """A classifier with a head of its own."""
+
+    def scores(self, rows: Tensor, lengths: Tensor) -> Tensor:
+        return self.backbone.last_logits(rows.clamp_min(0), lengths).float()
+
+
+class LabelWordNetwork(TextNetwork):
+    """A language model that answers with one of a few words at the last position.
+
+    Attributes:
+        words: first token of each word, (classes,) int64.
+    """
+
+    words: Tensor
+
+    def __init__(self, backbone: Backbone, words: Sequence[int]) -> None:
+        super().__init__(backbone)
+        device = next(backbone.parameters()).device
+        self.register_buffer("words", torch.tensor(words, device=device), persistent=False)
+
+    def scores(self, rows: Tensor, lengths: Tensor) -> Tensor:
+        return self.backbone.last_logits(rows.clamp_min(0), lengths)[:, self.words].float()
+
+
+class ResponseNetwork(TextNetwork):
+    """A language model and the mean log-probability of the tokens that it is to write."""
+
+    def scores(self, rows: Tensor, lengths: Tensor) -> Tensor:
+        written = rows >= self.backbone.vocab_size
+        # A row is scored from the token before the first that is to be written.
+        first = int(written.int().argmax(1).min()) - 1
+        ids = torch.where(written, rows - self.backbone.vocab_size, rows.clamp_min(0))
+        logits = self.backbone.token_logits(ids, lengths, first)[:, :-1].float()
+        wanted = ids[:, first + 1 :]
+        # Through log-odds, which keep their order where a probability would round to 1.
+        odds = log_odds(logits.flatten(0, 1), wanted.flatten()).view(wanted.shape)
+        counted = written[:, first + 1 :]
+        total = functional.logsigmoid(odds).masked_fill(~counted, 0.0).sum(1)
+        return total / counted.sum(1)
+
+
+def padded(rows: Sequence[Tensor]) -> Tensor:
+    """Rows of different lengths as one tensor, (rows, tokens) int64."""
+    return pad_sequence(list(rows), batch_first=True, padding_value=PAD)
