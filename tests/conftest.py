@@ -1,4 +1,7 @@
-"""Nothing is left out silently: the summary counts deselected tests by marker."""
+"""Nothing is left out silently: the summary counts deselected tests by marker.
+
+It also counts the tests of Triton programs, which run in a process of their own.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,10 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "interpreted":
+                terminalreporter.write_line(f"in Triton's interpreter: {value} passed")
     counts = config.stash.get(_deselected, Counter())
     for mark in COUNTED:
         if counts[mark]:

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from moe_core.dispatch import combine, permute
 from moe_core.kernels.activation import swiglu
+from moe_core.kernels.fused import Backend, fused_experts
 from moe_core.kernels.grouped import grouped_linear, grouped_linear_reference
+from moe_core.kernels.told import Constants, Fused
 
-__all__ = ["combine", "grouped_linear", "grouped_linear_reference", "permute", "swiglu"]
+__all__ = [
+    "Backend",
+    "Constants",
+    "Fused",
+    "combine",
+    "fused_experts",
+    "grouped_linear",
+    "grouped_linear_reference",
+    "permute",
+    "swiglu",
+]

@@ -1,0 +1,1 @@
+"""The Triton programs alone; what launches them is one folder up."""
