@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from moe_core.dispatch import combine, permute
 from moe_core.kernels.activation import swiglu
-from moe_core.kernels.fused import Backend, fused_experts
+from moe_core.kernels.backends import Backend
+from moe_core.kernels.fused import fused_experts
 from moe_core.kernels.grouped import grouped_linear, grouped_linear_reference
 from moe_core.kernels.told import Constants, Fused
 

@@ -6,24 +6,16 @@ plain loop in fp32 that the other two are held against.
 
 from __future__ import annotations
 
-import importlib.util
-import logging
-import os
-from functools import cache
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from moe_core.kernels import backends
+from moe_core.kernels.backends import Backend
 from moe_core.kernels.plain import by_grouped_products, by_loop
 from moe_core.kernels.told import Constants, Fused
 
-Backend = Literal["triton", "grouped_mm", "reference"]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
-
-_LOG = logging.getLogger(__name__)
-_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-_MOST_EXPERTS = 1024
 _MOST_SLOTS = 2**31 - 2**16
 
 
@@ -81,34 +73,22 @@ def fused_experts(
 
 def choose_backend(inputs: Inputs) -> Backend:
     """The fastest backend that can compute this; on a GPU it is logged once why not Triton."""
-    reason = triton_refuses(inputs)
+    reason = _triton_refuses(inputs)
     if reason is None:
         return "triton"
-    if inputs.x_TD.is_cuda:
-        _say_once(reason)
+    backends.falls_back(inputs.x_TD, reason)
     return "grouped_mm"
 
 
-def triton_refuses(inputs: Inputs) -> str | None:
-    """Why the Triton programs cannot compute this; None where they can."""
-    x_TD, experts = inputs.x_TD, len(inputs.gate_up_proj)
-    if not x_TD.is_cuda and not _interpreted():
-        return f"they need a CUDA device, and the tokens are on {x_TD.device}"
-    if importlib.util.find_spec("triton") is None:
-        return "the package triton is not installed"
-    if x_TD.is_cuda and torch.cuda.get_device_capability(x_TD.device) < (8, 0):
-        return "they need a GPU of compute capability 8.0 or higher"
-    if x_TD.dtype not in _DTYPES:
-        return f"they compute bfloat16, float16 and float32, and this is {x_TD.dtype}"
-    if experts > _MOST_EXPERTS:
-        return f"they take up to {_MOST_EXPERTS} experts, and there are {experts}"
-    if inputs.experts_TK.numel() > _MOST_SLOTS:
-        return f"they take up to {_MOST_SLOTS} slots, and there are {inputs.experts_TK.numel()}"
-    return None
+def _triton_refuses(inputs: Inputs) -> str | None:
+    slots = inputs.experts_TK.numel()
+    if slots > _MOST_SLOTS:
+        return f"they take up to {_MOST_SLOTS} slots, and there are {slots}"
+    return backends.triton_refuses(inputs.x_TD, len(inputs.gate_up_proj))
 
 
 def _by_triton(inputs: Inputs) -> Fused:
-    reason = triton_refuses(inputs)
+    reason = _triton_refuses(inputs)
     if reason is not None:
         raise ValueError(f"the Triton programs cannot compute this: {reason}")
     from moe_core.kernels.gpu.ops import by_triton
@@ -158,13 +138,3 @@ def _checked(
     dtype = gate_up_proj.dtype
     wide = torch.promote_types(dtype, torch.float32)
     return x_TD.to(dtype), gate_up_proj, down_proj, experts_TK.long(), weights_TK.to(wide)
-
-
-def _interpreted() -> bool:
-    """Whether Triton runs its programs on the CPU, one by one, as its tests do."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-@cache
-def _say_once(reason: str) -> None:
-    _LOG.warning("experts run without the Triton programs: %s", reason)

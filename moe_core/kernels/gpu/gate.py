@@ -129,9 +129,9 @@ def _without_products() -> None:
         bias = torch.empty(experts_of_layer)
         for sigmoid in (False, True):
             for extra in (None, bias):
-                routing.launch(logits, slots, sigmoid, True, extra, None, None)
+                routing.route(logits, slots, sigmoid, True, extra, None, None)
         excluded, override = bias.bool(), torch.zeros(tokens, slots, dtype=torch.int64)
-        routing.launch(logits, slots, False, False, None, excluded, override)
+        routing.route(logits, slots, False, False, None, excluded, override)
 
 
 def _compiled(case: str, launches: Any) -> Iterator[Compiled]:

@@ -79,7 +79,7 @@ def up(
         TMA=tma,
         SAVE=save,
         EVEN=width % tile.depth == 0,
-        **_cut(tile, x),
+        **_cut(tile),
     )
     return pre, act
 
@@ -106,7 +106,7 @@ def rows_product(job: Job, a: Tensor, weight: Tensor, *, depth_first: bool) -> T
         DEPTH_FIRST=depth_first,
         TMA=tma,
         EVEN=depth % tile.depth == 0,
-        **_cut(tile, a),
+        **_cut(tile),
     )
     return out
 
@@ -152,7 +152,7 @@ def inner_gradient(
         GATHER=gather,
         TMA=tma,
         EVEN=width % tile.depth == 0,
-        **_cut(tile, grad),
+        **_cut(tile),
     )
     return grad_pre, weighted_act, score_parts.sum(0)
 
@@ -183,19 +183,17 @@ def weight_gradient(job: Job, a: Tensor, b: Tensor, *, gather_a: bool, gather_b:
         TMA=tma,
         EVEN_A=height % tile.rows == 0,
         EVEN_B=width % tile.columns == 0,
-        **_cut(tile, a),
+        **_cut(tile),
     )
     return out
 
 
-def _cut(tile: Tile, like: Tensor) -> dict[str, Any]:
-    tf32 = torch.backends.cuda.matmul.allow_tf32
+def _cut(tile: Tile) -> dict[str, Any]:
     return {
         "BM": tile.rows,
         "BN": tile.columns,
         "BK": tile.depth,
         "GROUP": tile.group,
-        "PRECISION": "tf32" if like.dtype != torch.float32 or tf32 else "ieee",
         "num_warps": tile.warps,
         "num_stages": tile.stages,
     }

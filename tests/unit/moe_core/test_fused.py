@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moe_core.kernels import Constants, fused, fused_experts
+from moe_core.kernels import Backend, Constants, backends, fused, fused_experts
 from moe_core.kernels.fused import Inputs
 from tests.kernels.problems import EXPERTS, ROUTINGS, Problem, assert_same, problem
 from tests.moe_layers import layer, token_by_token, tokens
@@ -17,7 +17,7 @@ SMALL = torch.tensor([[0, 2], [3, -1], [2, 0]])
 
 
 @pytest.mark.parametrize("backend", ["reference", "grouped_mm"])
-def test_it_is_the_layer_token_by_token(backend: fused.Backend) -> None:
+def test_it_is_the_layer_token_by_token(backend: Backend) -> None:
     made, x_TD = layer(), tokens()
     routing = made.router(x_TD)
     state = made.experts.state_dict()
@@ -84,7 +84,7 @@ def test_on_the_cpu_grouped_products_are_chosen_and_triton_says_why_not() -> Non
     made = problem(SMALL)
     inputs = Inputs(made.x, made.gate_up, made.down, made.experts, made.weights, None, None, False)
     assert fused.choose_backend(inputs) == "grouped_mm"
-    with pytest.raises(ValueError, match="they need a CUDA device, and the tokens are on cpu"):
+    with pytest.raises(ValueError, match="they need a CUDA device, and the values are on cpu"):
         made.run("triton")
 
 
@@ -92,7 +92,10 @@ def test_on_the_cpu_grouped_products_are_chosen_and_triton_says_why_not() -> Non
     ("change", "reason"),
     [
         ({"x_TD": torch.empty(3, 24, dtype=torch.float64)}, "and this is torch.float64"),
-        ({"gate_up_proj": torch.empty(1025, 40, 24)}, "up to 1024 experts, and there are 1025"),
+        (
+            {"gate_up_proj": torch.empty(1025, 40, 24)},
+            "take up to 1024 experts, and there are 1025",
+        ),
         (
             {"experts_TK": torch.empty(2**16, 2**15, device="meta")},
             "slots, and there are 2147483648",
@@ -102,17 +105,17 @@ def test_on_the_cpu_grouped_products_are_chosen_and_triton_says_why_not() -> Non
 def test_what_triton_cannot_compute(
     monkeypatch: pytest.MonkeyPatch, change: dict[str, Tensor], reason: str
 ) -> None:
-    monkeypatch.setattr(fused, "_interpreted", lambda: True)
+    monkeypatch.setattr(backends, "interpreted", lambda: True)
     made: Problem = problem(SMALL)
     inputs = Inputs(made.x, made.gate_up, made.down, made.experts, made.weights, None, None, False)
-    assert fused.triton_refuses(inputs) is None
-    assert reason in str(fused.triton_refuses(inputs._replace(**change)))
+    assert fused._triton_refuses(inputs) is None
+    assert reason in str(fused._triton_refuses(inputs._replace(**change)))
 
 
 def test_why_not_triton_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    fused._say_once.cache_clear()
+    backends._say_once.cache_clear()
     for _ in range(2):
-        fused._say_once("there is none")
+        backends._say_once("there is none")
     assert [record.getMessage() for record in caplog.records] == [
         "experts run without the Triton programs: there is none"
     ]

@@ -34,7 +34,6 @@ def inner_gradient(
     BN: tl.constexpr,
     BK: tl.constexpr,
     GROUP: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """From the gradient of the output to that of ``pre``; the activation is computed again.
 
@@ -66,7 +65,7 @@ def inner_gradient(
         right = weight_tile(
             weight, expert, k, n * BN, stride_expert, stride_row, width, inner, BK, BN, TMA
         )
-        acc = tl.dot(left, right, acc, input_precision=PRECISION)
+        acc = tl.dot(left, right, acc, input_precision="ieee")
     score = tl.load(weights + slot, mask=runs, other=0.0)
     # Two halves, one after the other: all at once does not fit into the registers.
     left, right = tl.split(tl.permute(tl.reshape(acc, (BM, 2, BN // 2)), (0, 2, 1)))

@@ -11,6 +11,7 @@ def router(
     excluded,
     override,
     probs,
+    chosen_out,
     experts,
     weights,
     load,
@@ -34,6 +35,7 @@ def router(
         bias: (experts,) fp32, added to the score that chooses, not to the weight; with BIAS.
         excluded: (experts,) int8; such experts are as if they did not exist; with EXCLUDED.
         override: (tokens, slots) int64; -1 keeps, else the expert to run instead; with OVERRIDE.
+        chosen_out: what would have run without the override; with OVERRIDE.
         load: (experts,) int32, zero before; filled slots are added.
     """
     token = tl.program_id(0) * BT + tl.arange(0, BT)
@@ -85,6 +87,7 @@ def router(
     at = token.to(tl.int64)[:, None] * SLOTS + slot[None, :]
     filled = known[:, None] & (slot < SLOTS)[None, :]
     if OVERRIDE:
+        tl.store(chosen_out + at, chosen, mask=filled)
         forced = tl.load(override + at, mask=filled, other=-1)
         chosen = tl.where(forced == -1, chosen, forced)
     tl.store(experts + at, chosen, mask=filled)

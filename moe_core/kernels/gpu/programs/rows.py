@@ -26,7 +26,6 @@ def rows_product(
     BN: tl.constexpr,
     BK: tl.constexpr,
     GROUP: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """``out = a @ weight[e]`` with DEPTH_FIRST, ``a @ weight[e].T`` without.
 
@@ -54,7 +53,7 @@ def rows_product(
             right = weight_tile(
                 weight, expert, n * BN, k, stride_expert, stride_row, width, depth, BN, BK, TMA
             ).T
-        acc = tl.dot(left, right, acc, input_precision=PRECISION)
+        acc = tl.dot(left, right, acc, input_precision="ieee")
     column = n * BN + tl.arange(0, BN)
     at = out + rows.to(tl.int64)[:, None] * width + column[None, :]
     tl.store(at, acc.to(out.dtype.element_ty), mask=runs[:, None] & (column < width)[None, :])

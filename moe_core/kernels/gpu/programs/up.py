@@ -31,7 +31,6 @@ def up(
     BN: tl.constexpr,
     BK: tl.constexpr,
     GROUP: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """``act = silu(x gate.T) * (x up.T)`` for each row, and with SAVE both products.
 
@@ -60,7 +59,7 @@ def up(
         b = weight_tile(
             weight, expert, n * BN, k, stride_expert, stride_row, inner, width, BN, BK, TMA
         )
-        gate = tl.dot(a, b.T, gate, input_precision=PRECISION)
+        gate = tl.dot(a, b.T, gate, input_precision="ieee")
         b = weight_tile(
             weight,
             expert,
@@ -74,7 +73,7 @@ def up(
             BK,
             TMA,
         )
-        up = tl.dot(a, b.T, up, input_precision=PRECISION)
+        up = tl.dot(a, b.T, up, input_precision="ieee")
     column = n * BN + tl.arange(0, BN)
     mask = runs[:, None] & (column < inner)[None, :]
     rows = rows.to(tl.int64)

@@ -63,7 +63,6 @@ def weight_gradient(
     BN: tl.constexpr,
     BK: tl.constexpr,
     GROUP: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """``out[e] = a[rows of e].T @ b[rows of e]``; zeros for an expert without rows.
 
@@ -100,7 +99,7 @@ def weight_gradient(
         right = _rows(
             b, slots, row, end, n * BN, width, stride_b, SLOTS, GATHER_B, TMA, EVEN_B, False, BK, BN
         )
-        acc = tl.dot(left.T, right, acc, input_precision=PRECISION)
+        acc = tl.dot(left.T, right, acc, input_precision="ieee")
     if whole < end:
         left = _rows(
             a,
@@ -134,7 +133,7 @@ def weight_gradient(
             BK,
             BN,
         )
-        acc = tl.dot(left.T, right, acc, input_precision=PRECISION)
+        acc = tl.dot(left.T, right, acc, input_precision="ieee")
     line = m * BM + tl.arange(0, BM)
     column = n * BN + tl.arange(0, BN)
     at = out + expert.to(tl.int64) * height * width
