@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-DIM, INNER, EXPERTS, VOCABULARY = 16, 12, 4, 40
+DIM, INNER, EXPERTS, VOCABULARY = 16, 24, 4, 40
 
 _DECODER = {
     "vocab_size": VOCABULARY,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -31,7 +31,7 @@ class Family:
     router: str
     linear: str = ""
     sigmoid: bool = False
-    wire: Wire = TopK()  # noqa: RUF009 (it has no state)
+    wire: Wire = field(default_factory=TopK)
     layout: Callable[[nn.Module, int], dict[str, Tensor]] = fused
     shared: str | None = None
     shared_gate: str | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ class Wire(ABC):
 
     def top_k(self, router: nn.Module) -> int:
         """Slots per token."""
-        return int(getattr(router, "top_k"))  # noqa: B009 (typed as a tensor otherwise)
+        return cast(int, router.top_k)
 
     @abstractmethod
     def read(self, output: Output, top_k: int) -> _Slots:

@@ -104,7 +104,9 @@ def bench(request: pytest.FixtureRequest) -> Bench:
 
 
 def close(actual: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
+    """To 1e-6 of the largest."""
+    largest = expected.abs().max().clamp(min=1)
+    torch.testing.assert_close(actual / largest, expected / largest, rtol=0, atol=1e-6)
 
 
 def test_canonical_experts_make_up_the_layer(bench: Bench) -> None:
@@ -151,6 +153,15 @@ def test_silent_experts_leave_the_others_as_they_are(bench: Bench) -> None:
         answer, record = bench.run(), bench.record()
     close(answer, bench.total(parts_TED))
     assert record.load_E[[1, 2]].sum() == 0
+
+
+def test_a_layer_in_which_nobody_answers(bench: Bench) -> None:
+    nothing = torch.zeros(len(bench.x_TD), EXPERTS, DIM)
+    with bench.layer.zeroed(range(EXPERTS)), bench.layer.averaged({0}, torch.ones(EXPERTS, DIM)):
+        answer, record = bench.run(), bench.record()
+    close(answer, bench.total(nothing))
+    assert (record.experts_TK < 0).all()
+    assert record.contribution_TK.sum() == 0
 
 
 def test_experts_answer_with_their_mean(bench: Bench) -> None:
