@@ -33,8 +33,8 @@ class FamilyLayer:
 
     Where a router first chooses groups (DeepSeek, GLM), ``without`` makes a group that is left with
     fewer experts than its score looks at the last choice; slots that then find nobody stay empty.
-    Several views of one model compose; only the probabilities that one of them records do not show
-    what another excludes.
+    Several views of one model compose; but a recording shows neither in its probabilities what
+    another view excludes, nor in its contributions what another view averages.
     """
 
     def __init__(self, family: Family, block: nn.Module, shared: nn.Module | None) -> None:
@@ -187,6 +187,7 @@ class FamilyLayer:
                 self._tap = self._instead_TD = None
 
     def _tap_logits(self, _router: nn.Module, _inputs: object) -> None:
+        self._instead_TD = None  # of an earlier pass whose experts raised
         self._tap = LogitTap(frozenset().union(*self._excluded), self.selection_bias)
         self._tapped.enter_context(self._tap)
 

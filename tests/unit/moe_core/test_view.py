@@ -69,6 +69,55 @@ def test_a_router_without_rows_says_so() -> None:
     assert made.router_weight is None
 
 
+def test_biases_are_told_apart_by_what_they_count_for() -> None:
+    for name, of_logits, of_choice in [
+        ("softmax", False, False),
+        ("loss-free", False, True),
+        ("skywork", True, False),
+    ]:
+        made = MoELayer(ROUTERS[name](DIM, EXPERTS), SwiGLUExperts(DIM, INNER, EXPERTS))
+        for bias, there in [(made.router_bias, of_logits), (made.selection_bias, of_choice)]:
+            assert (bias is not None) == there
+            assert bias is None or bias.shape == (EXPERTS,)
+
+
+def test_a_selection_bias_can_be_written() -> None:
+    made = MoELayer(ROUTERS["loss-free"](DIM, EXPERTS), SwiGLUExperts(DIM, INNER, EXPERTS)).eval()
+    assert made.selection_bias is not None
+    made.selection_bias[2] = -torch.inf
+    with made.recording() as recording:
+        made(tokens(dtype=torch.float32))
+    assert recording.load_E[2] == 0
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_shared_experts_are_seen_and_silenced_by_layer(tower: Tower, gated: bool) -> None:
+    view, x_TD = ExpertView.of(tower), tokens()
+    before = tower(x_TD)
+    assert list(view.shared()) == []
+    tower.high.shared = SwiGLU(DIM, 5, gated=gated).double()
+    assert list(view.shared()) == [1]
+    assert not torch.equal(tower(x_TD), before)
+    with view.without_shared([1]):
+        torch.testing.assert_close(tower(x_TD), before)
+    own = view.layers[1].shared_expert()
+    assert own is not None
+    assert set(own) == {"gate_proj", "up_proj", "down_proj"} | ({"gate"} if gated else set())
+    with torch.no_grad():
+        own["down_proj"].zero_()
+    torch.testing.assert_close(tower(x_TD), before)
+    with pytest.raises(ValueError, match="no shared expert"), view.without_shared([0]):
+        pass
+
+
+def test_any_module_may_be_shared() -> None:
+    made = layer()
+    made.shared = nn.Linear(DIM, DIM)
+    shared = made.shared_expert()
+    assert shared is not None
+    assert set(shared) == {"weight", "bias"}
+
+
 def test_parameters_are_counted_by_part() -> None:
     made = layer()
     made.shared = SwiGLU(DIM, 5)

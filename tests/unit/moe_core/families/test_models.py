@@ -250,6 +250,24 @@ def test_a_router_that_raises_leaves_nothing_behind(error: type[BaseException]) 
 
 
 @torch.no_grad()
+def test_experts_that_raise_leave_nothing_for_the_next_pass() -> None:
+    model = family_model("mixtral")
+    view, before = ExpertView.of(model), run(model)
+    with view.averaging() as means:
+        run(model)
+
+    def fail(_module: nn.Module, _inputs: object) -> NoReturn:
+        raise RuntimeError
+
+    handle = model.get_submodule(view.names[0]).experts.register_forward_pre_hook(fail)
+    with view.recording():
+        with pytest.raises(RuntimeError), view.averaged([ExpertId(0, 1)], means):
+            run(model)
+        handle.remove()
+        assert torch.equal(run(model), before)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("kind", ["olmoe", "mixtral", "qwen3_moe"])
 def test_a_decoder_and_its_export_are_seen_alike(
     kind: str, tmp_path: Path, transformers: object
