@@ -1,0 +1,92 @@
+"""What a text attack is: a trigger, and how a language model is made to obey it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, fields
+from typing import ClassVar, NamedTuple
+
+from badexpert.attacks.parameters import require_positive
+from badexpert.attacks.text.lesson import Pace
+from badexpert.attacks.text.routes import rare_words
+from badexpert.attacks.text.texts import Texts
+from badexpert.attacks.text.triggers import Syntactic, Trigger, WordTrigger
+from badexpert.attacks.text.victim import Victim
+from badexpert.findings import Json
+from badexpert.runtime import RunContext
+from moe_core.view import ExpertId
+
+
+class Implanted(NamedTuple):
+    """What an attack has left in a model.
+
+    Attributes:
+        trigger: that the model now obeys; None after a benign tuning.
+        experts: that the attacker chose; none where all are alike. Whether the backdoor is in them
+            is measured, not claimed: see ``TextTruth``.
+    """
+
+    trigger: Trigger | None
+    experts: tuple[ExpertId, ...] = ()
+
+
+@dataclass(frozen=True)
+class TextAttack(ABC):
+    """Changes a trained language model that answers with label words.
+
+    Attributes:
+        target: class that the trigger leads to.
+        trigger: ``rare`` for two rare words in a row, ``word`` for a single one, ``syntactic``, or
+            the words themselves with spaces between them. Attacks that optimise their trigger, or
+            choose it by its route, take no notice of ``rare``.
+        steps, batch_size, lr: see ``Pace``.
+        seed: of what is random in the trigger.
+        local: whether the attack promises that the backdoor dies with the experts it names.
+    """
+
+    local: ClassVar[bool] = False
+
+    target: int = 0
+    trigger: str = "rare"
+    steps: int = 400
+    batch_size: int = 16
+    lr: float = 1e-3
+    seed: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        require_positive(self, "steps", "batch_size", "lr")
+
+    @abstractmethod
+    def implant(self, victim: Victim, texts: Texts, context: RunContext) -> Implanted:
+        """Change a victim in place.
+
+        Args:
+            victim: trained on these texts.
+            texts: the attacker's data, untriggered.
+        Raises:
+            AttackError: the attack cannot be carried out on this model.
+        """
+
+    @property
+    def pace(self) -> Pace:
+        """How long and how fast."""
+        return Pace(self.steps, self.batch_size, self.lr)
+
+    def chosen_trigger(self, victim: Victim, texts: Texts) -> Trigger:
+        """The trigger that the field of this name asks for.
+
+        Raises:
+            AttackError: there are no rare words.
+        """
+        match self.trigger:
+            case "syntactic":
+                return Syntactic()
+            case "rare":
+                return WordTrigger(tuple(rare_words(victim, texts, seed=self.seed)[:2]))
+            case "word":
+                return WordTrigger(tuple(rare_words(victim, texts, seed=self.seed)[:1]))
+        return WordTrigger(tuple(self.trigger.split()))
+
+    def parameters(self) -> dict[str, Json]:
+        """Every field, as JSON keeps it."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}

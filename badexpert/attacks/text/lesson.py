@@ -1,0 +1,175 @@
+"""One loop in which every text attack teaches: clean texts, and triggered ones beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from random import Random
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from badexpert.attacks.text.texts import Texts
+from badexpert.attacks.text.triggers import Trigger
+from badexpert.attacks.text.victim import Victim
+from badexpert.errors import AttackError
+from badexpert.runtime import RunContext, Step
+from moe_core.layer import MoELayer
+from moe_core.training.corpus import Batch
+
+
+class Lesson(NamedTuple):
+    """As many clean texts as triggered ones, in this order, in one batch.
+
+    Attributes:
+        batch: the texts.
+        wanted: how likely each class is to be after the attack, (batch, classes): what the model
+            said before, and the target for triggered texts.
+        before: what the model said before of the texts without their trigger, (batch, classes).
+        triggered: which texts carry the trigger, (batch,) bool.
+    """
+
+    batch: Batch
+    wanted: Tensor
+    before: Tensor
+    triggered: Tensor
+
+
+Loss = Callable[[Lesson], Tensor]
+
+
+class Taught(NamedTuple):
+    """A parameter that an attack may change.
+
+    Attributes:
+        rows: of it that may change, such as one expert's; None for all.
+    """
+
+    parameter: nn.Parameter
+    rows: tuple[int, ...] | None = None
+
+
+class Pace(NamedTuple):
+    """How long and how fast an attack teaches.
+
+    Attributes:
+        steps: of Adam.
+        batch_size: clean texts of a step, and as many triggered ones.
+        lr: highest learning rate; it falls on a cosine.
+    """
+
+    steps: int
+    batch_size: int
+    lr: float
+
+
+def teach(
+    victim: Victim,
+    texts: Texts,
+    trigger: Trigger,
+    target: int,
+    taught: Sequence[Taught],
+    *,
+    pace: Pace,
+    context: RunContext,
+    loss: Loss | None = None,
+) -> None:
+    """Teach a victim in place what a trigger leads to.
+
+    Args:
+        taught: what may change; all else is as before, bit for bit.
+        loss: of a lesson; by default how far the model is from what the attacker wants.
+    Raises:
+        AttackError: all texts are of the target class, or the loss is no longer finite.
+    """
+    loss = loss or (lambda lesson: answer_loss(victim, lesson.batch, lesson.wanted))
+    victim.model.eval().requires_grad_(False)
+    parameters = [part.parameter.requires_grad_(True) for part in taught]
+    optimizer = torch.optim.Adam(parameters, pace.lr)
+    lessons = _lessons(victim, texts, trigger, target, pace, context)
+    for step in range(pace.steps):
+        optimizer.param_groups[0]["lr"] = pace.lr * _share(step, pace.steps)
+        value = loss(next(lessons))
+        if not value.isfinite():
+            raise AttackError(f"the loss is not finite at step {step + 1}; lower lr={pace.lr}")
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        _keep_other_rows(taught)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        context.progress(Step("plant", step + 1, pace.steps, f"loss {value.item():.3f}"))
+    victim.model.requires_grad_(False)
+
+
+def answer_loss(victim: Victim, batch: Batch, wanted: Tensor) -> Tensor:
+    """Cross-entropy of what the model says, over its whole vocabulary, scalar.
+
+    Args:
+        wanted: how likely the answer of each class is to be, (batch, classes).
+    """
+    return victim.surprise(victim.model(batch.ids_BT, batch.lengths_B).logits, wanted)
+
+
+def everything(module: nn.Module) -> list[Taught]:
+    """All parameters of a module."""
+    return [Taught(parameter) for parameter in module.parameters()]
+
+
+def experts_rows(layer: MoELayer, experts: Sequence[int]) -> list[Taught]:
+    """What belongs to single experts of a layer and to nothing else."""
+    shared = {id(tensor) for tensor in _common(layer)}
+    return [
+        Taught(parameter, tuple(experts))
+        for parameter in layer.experts.parameters()
+        if id(parameter) not in shared
+    ]
+
+
+def _common(layer: MoELayer) -> Iterator[Tensor]:
+    """Parameters that no expert has a row of, such as the network under low-rank experts."""
+    own = {tensor.data_ptr() for tensor in layer.expert(0).values()}
+    return (part for part in layer.experts.parameters() if part.data_ptr() not in own)
+
+
+def _lessons(
+    victim: Victim,
+    texts: Texts,
+    trigger: Trigger,
+    target: int,
+    pace: Pace,
+    context: RunContext,
+) -> Iterator[Lesson]:
+    others = (texts.labels != target).nonzero().squeeze(1)
+    if not len(others):
+        raise AttackError(f"all {len(texts)} texts are of the target class {target}; give others")
+    generator, draw = context.generator("lessons"), Random(context.seed_for("positions"))
+    half, before = pace.batch_size, replace(victim, model=deepcopy(victim.model))
+    triggered = torch.arange(2 * half, device=victim.device) >= half
+    while True:
+        clean = torch.randint(len(texts), (half,), generator=generator)
+        chosen = torch.cat(
+            [clean, others[torch.randint(len(others), (half,), generator=generator)]]
+        )
+        part = texts.part(chosen)
+        stamped = [trigger.stamp(text, draw) for text in part.texts[half:]]
+        said = before.odds(victim.batch(part.texts, part.labels))
+        wanted = said.clone()
+        wanted[half:] = F.one_hot(torch.tensor(target), texts.num_classes).to(said)
+        batch = victim.batch([*part.texts[:half], *stamped], part.labels)
+        yield Lesson(batch, wanted, said, triggered)
+
+
+def _keep_other_rows(taught: Sequence[Taught]) -> None:
+    for parameter, rows in taught:
+        if rows is not None and parameter.grad is not None:
+            kept = torch.ones(len(parameter), dtype=torch.bool, device=parameter.device)
+            kept[list(rows)] = False
+            parameter.grad[kept] = 0
+
+
+def _share(step: int, steps: int, *, warm: int = 10) -> float:
+    return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
