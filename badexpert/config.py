@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from badexpert.findings import Json, Severity
 from badexpert.preprocessing import PreprocessingOverrides
+from badexpert.text_reading import SLOT
 
 FailOn = Literal["none", "low", "medium", "high", "critical"]
 
@@ -24,6 +25,32 @@ def _require_named(source: str | None) -> None:
 
 
 @dataclass(frozen=True)
+class TextConfig:
+    """How texts are put to a language model; where nothing is said, model and data tell.
+
+    Attributes:
+        template: what the model is given; ``{text}`` stands for the text. None takes the model's
+            chat template, or the text itself and the question for a label.
+        label_words: by class index, of a language model that classifies; empty takes the names of
+            the classes in the clean set.
+        max_tokens: longer inputs lose the end of their text.
+        max_new_tokens: of a response; None is as long as most clean responses.
+    """
+
+    template: str | None = None
+    label_words: tuple[str, ...] = ()
+    max_tokens: int = 512
+    max_new_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        valid = self.template is None or SLOT in self.template
+        _require(valid, f"template must contain {SLOT}", repr(self.template))
+        _require(self.max_tokens > 0, "max_tokens must be positive", self.max_tokens)
+        new = self.max_new_tokens
+        _require(new is None or new > 0, "max_new_tokens must be positive", new)
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The suspect: where it is, and what its file does not say.
 
@@ -33,6 +60,8 @@ class ModelConfig:
         arch_args: keyword arguments for the architecture's factory.
         num_classes: where the tensors do not tell.
         preprocessing: what replaces the model's own preprocessing.
+        adapter: folder of a LoRA or MixLoRA adapter on a language model.
+        text: how texts are put to a language model.
     """
 
     source: str | None = None
@@ -40,6 +69,8 @@ class ModelConfig:
     arch_args: Mapping[str, Json] = field(default_factory=dict)
     num_classes: int | None = None
     preprocessing: PreprocessingOverrides = field(default_factory=PreprocessingOverrides)
+    adapter: str | None = None
+    text: TextConfig = field(default_factory=TextConfig)
 
     def __post_init__(self) -> None:
         _require_named(self.source)

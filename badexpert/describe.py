@@ -10,15 +10,16 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from time import perf_counter
 
-from badexpert.cleanset import CleanSet
 from badexpert.findings import Clock, Json
 from badexpert.models.vision import VisionSuspect
+from badexpert.suspect import Suspect
+from badexpert.textset import CleanSamples
 from badexpert.version import VERSION
 
 COMPUTING = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
 
 
-def describe_suspect(suspect: VisionSuspect) -> dict[str, Json]:
+def describe_suspect(suspect: Suspect) -> dict[str, Json]:
     """Where the model came from and how it was understood."""
     origin = suspect.origin
     return {
@@ -32,14 +33,14 @@ def describe_suspect(suspect: VisionSuspect) -> dict[str, Json]:
         "weights_at": origin.weights_at,
         "other_weights": list(origin.other_weights),
         "classes": suspect.num_classes,
-        "outputs": suspect.outputs,
+        "outputs": suspect.outputs if isinstance(suspect, VisionSuspect) else "logits",
         "preprocessing": asdict(suspect.preprocessing),
         "preprocessing_source": origin.preprocessing_source,
         "assumed": list(origin.assumed),
     }
 
 
-def describe_clean_set(clean: CleanSet) -> dict[str, Json]:
+def describe_clean_set(clean: CleanSamples) -> dict[str, Json]:
     """What the clean set is; ``unreadable`` holds what reading has met so far."""
     return {
         "source": clean.source.name,

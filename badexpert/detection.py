@@ -7,11 +7,11 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from badexpert.cleanset import CleanSet
+from badexpert.choice import Choice
 from badexpert.config import DetectionConfig, ScanConfig
 from badexpert.conformal import Calibration
 from badexpert.copies import Copies
@@ -19,18 +19,25 @@ from badexpert.detectors import DETECTORS, Detector, Judgement
 from badexpert.errors import ConfigError
 from badexpert.extraction import Bundle, extract
 from badexpert.findings import InputsSummary
-from badexpert.models.vision import VisionSuspect
+from badexpert.preprocessing import Preprocessing
 from badexpert.runtime import RunContext, Step
 from badexpert.sources import Batch, ImageSource, NothingReadableError, Unreadable, stream
+from badexpert.sources.texts import TextBatch, TextSource, stream_texts
+from badexpert.suspect import Suspect
+from badexpert.textset import CleanSamples
 
 logger = logging.getLogger(__name__)
+
+InputSource = ImageSource | TextSource
+
+CleanT = TypeVar("CleanT", bound=Choice[Any])
 
 Row = Mapping[str, Any]
 """One input: ``id``, ``score``, ``p_value``, ``flagged``, ``answer``; or ``id`` and ``error``."""
 
 
 def prepare(
-    suspect: VisionSuspect, clean: CleanSet, *, config: ScanConfig, context: RunContext
+    suspect: Suspect, clean: CleanSamples, *, config: ScanConfig, context: RunContext
 ) -> tuple[Bundle, Detector]:
     """Extract and fit with one part of the clean set and calibrate with the other.
 
@@ -46,7 +53,7 @@ def prepare(
     return bundle, calibrate(bundle, calibration, config=config.detection, context=context)
 
 
-def split_clean(clean: CleanSet, config: ScanConfig) -> tuple[CleanSet, CleanSet]:
+def split_clean(clean: CleanT, config: ScanConfig) -> tuple[CleanT, CleanT]:
     """The samples to extract and fit with, and those to calibrate with.
 
     Raises:
@@ -61,7 +68,7 @@ def split_clean(clean: CleanSet, config: ScanConfig) -> tuple[CleanSet, CleanSet
 
 
 def bundle_for(
-    suspect: VisionSuspect, fit: CleanSet, *, config: ScanConfig, context: RunContext
+    suspect: Suspect, fit: CleanSamples, *, config: ScanConfig, context: RunContext
 ) -> Bundle:
     """What the configured detector works with: tuned copies, if it looks at any, and what it
     learns from clean samples.
@@ -82,7 +89,9 @@ def bundle_for(
     return bundle
 
 
-def fit_detector(kind: type[Detector], bundle: Bundle, fit: CleanSet, context: RunContext) -> None:
+def fit_detector(
+    kind: type[Detector], bundle: Bundle, fit: CleanSamples, context: RunContext
+) -> None:
     """Put what a detector learns from clean samples into a bundle, which may serve several.
 
     Raises:
@@ -97,7 +106,7 @@ def fit_detector(kind: type[Detector], bundle: Bundle, fit: CleanSet, context: R
 
 
 def calibrate(
-    bundle: Bundle, clean: CleanSet, *, config: DetectionConfig, context: RunContext
+    bundle: Bundle, clean: CleanSamples, *, config: DetectionConfig, context: RunContext
 ) -> Detector:
     """A calibrated detector whose scores the bundle's record keeps from now on.
 
@@ -144,7 +153,7 @@ def stored_detector(bundle: Bundle, config: DetectionConfig) -> Detector:
 
 def detect(
     detector: Detector,
-    source: ImageSource,
+    source: InputSource,
     *,
     config: DetectionConfig,
     context: RunContext,
@@ -159,7 +168,8 @@ def detect(
         start: rows that an earlier run has had; these are neither handed on nor counted.
         copy_to: folder for copies of flagged images.
     Raises:
-        ConfigError: ``copy_to`` cannot be written, or the detector is not calibrated.
+        ConfigError: ``copy_to`` cannot be written, or the detector is not calibrated, or is for
+            inputs of another kind.
         CleanSetError: the source's container is damaged.
     """
     copies = None if copy_to is None else Copies(copy_to)
@@ -193,7 +203,7 @@ def _aligned(start: int, config: DetectionConfig) -> int:
 
 def _rows(
     detector: Detector,
-    source: ImageSource,
+    source: InputSource,
     config: DetectionConfig,
     start: int,
     copies: Copies | None,
@@ -201,36 +211,50 @@ def _rows(
     """Rows from the beginning of the batch that ``start`` lies in."""
     position = _aligned(start, config)
     try:
-        for batch in stream(
-            source,
-            detector.bundle.suspect.preprocessing,
-            batch_size=config.batch_size,
-            workers=config.workers,
-            indices=torch.arange(position, len(source)),
-        ):
+        for batch in _batches(detector.bundle.suspect, source, config, position):
             judgement = detector.judge(batch.inputs)
             if copies is not None:
                 _copy_flagged(batch, judgement, copies)
-            yield from _in_order(batch, judgement, position)
+            answers = detector.bundle.suspect.spelled(judgement.views.inputs, judgement.answers)
+            yield from _in_order(batch, judgement, answers, position)
             position += len(batch.ids) + len(batch.unreadable)
     except NothingReadableError as error:
         yield from map(_unreadable_row, error.unreadable)
 
 
-def _in_order(batch: Batch, judgement: Judgement, position: int) -> Iterator[Row]:
+def _batches(
+    suspect: Suspect, source: InputSource, config: DetectionConfig, position: int
+) -> Iterator[Batch] | Iterator[TextBatch]:
+    """The inputs from a position on, as this kind of suspect takes them."""
+    indices, size = torch.arange(position, len(source)), config.batch_size
+    plan = suspect.preprocessing
+    if isinstance(plan, Preprocessing) and isinstance(source, ImageSource):
+        return stream(source, plan, batch_size=size, workers=config.workers, indices=indices)
+    if not isinstance(plan, Preprocessing) and isinstance(source, TextSource):
+        return stream_texts(source, batch_size=size, indices=indices)
+    taken = "images" if isinstance(plan, Preprocessing) else "texts"
+    raise ConfigError(f"the suspect takes {taken}, and {source.name} holds none; give {taken}")
+
+
+def _in_order(
+    batch: Batch | TextBatch, judgement: Judgement, answers: list[int | str], position: int
+) -> Iterator[Row]:
     """Readable and unreadable inputs of a batch, which together leave no gap."""
-    readable = dict(zip(batch.indices.tolist(), _judged_rows(batch, judgement), strict=True))
+    rows = _judged_rows(batch, judgement, answers)
+    readable = dict(zip(batch.indices.tolist(), rows, strict=True))
     unreadable = iter(batch.unreadable)
     for index in range(position, position + len(batch.ids) + len(batch.unreadable)):
         yield readable[index] if index in readable else _unreadable_row(next(unreadable))
 
 
-def _judged_rows(batch: Batch, judgement: Judgement) -> Iterable[Row]:
+def _judged_rows(
+    batch: Batch | TextBatch, judgement: Judgement, answers: list[int | str]
+) -> Iterable[Row]:
     columns = (
         judgement.scores.tolist(),
         judgement.p_values.tolist(),
         judgement.flagged.tolist(),
-        judgement.answers.tolist(),
+        answers,
     )
     for item, score, p_value, flagged, answer in zip(batch.ids, *columns, strict=True):
         yield {
@@ -246,6 +270,8 @@ def _unreadable_row(item: Unreadable) -> Row:
     return {"id": item.id, "error": item.reason}
 
 
-def _copy_flagged(batch: Batch, judgement: Judgement, copies: Copies) -> None:
+def _copy_flagged(batch: Batch | TextBatch, judgement: Judgement, copies: Copies) -> None:
+    if isinstance(batch, TextBatch):
+        raise ConfigError("only images are copied; leave the folder for copies out")
     for at in judgement.flagged.nonzero().flatten().tolist():
         copies.add(int(batch.indices[at]), batch.ids[at], batch.inputs[at])

@@ -6,21 +6,26 @@ import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from badexpert.cleanset import CleanSet
 from badexpert.config import ScanConfig
 from badexpert.describe import Stopwatch, describe_clean_set, describe_suspect, versions
-from badexpert.errors import UnsafeModelError
+from badexpert.errors import CleanSetError, UnsafeModelError
 from badexpert.findings import AuditState, AuditStatus, Finding, Json, Report, Verdict
 from badexpert.loading.inspection import AccuracyCheck, Inspection, inspect_suspect
+from badexpert.loading.text_inspection import inspect_text_suspect
+from badexpert.models.language import TextSuspect
 from badexpert.models.origin import digest_file
 from badexpert.models.vision import VisionSuspect
 from badexpert.rules import BETTER_SETTING, NEAR_CHANCE, UNSAFE_FILE
 from badexpert.runtime import RunContext, Step
 from badexpert.settings import to_json
 from badexpert.suppression import suppress
+from badexpert.suspect import Suspect
+from badexpert.textset import CleanSamples, TextCleanSet
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +33,7 @@ AUDIT = "accuracy"
 
 
 def inspection_report(
-    suspect: VisionSuspect, clean: CleanSet | None, *, config: ScanConfig, context: RunContext
+    suspect: Suspect, clean: CleanSamples | None, *, config: ScanConfig, context: RunContext
 ) -> Report:
     """Describe the suspect and check its accuracy on the clean set, if there is one.
 
@@ -39,8 +44,7 @@ def inspection_report(
     """
     watch = Stopwatch()
     with watch.measure("inspection"):
-        batches = None if clean is None else labelled_batches(clean, config, context)
-        inspection = inspect_suspect(suspect, batches)
+        inspection = inspected(suspect, clean, config, context)
     report = Report(
         command="inspect",
         suspect={**describe_suspect(suspect), **structure_facts(inspection)},
@@ -51,7 +55,7 @@ def inspection_report(
         verdict=Verdict.INCONCLUSIVE,
         complete=clean is None or not clean.unreadable,
         findings=tuple(accuracy_findings(inspection.check)),
-        audits=(accuracy_status(inspection.check),),
+        audits=(accuracy_status(inspection.check, clean),),
         clock=watch.read(),
     )
     return suppress(report, config.ignore)
@@ -100,18 +104,37 @@ def accuracy_findings(check: AccuracyCheck | None) -> Iterator[Finding]:
         yield Finding(BETTER_SETTING.id, BETTER_SETTING.severity, hint.message)
 
 
-def accuracy_status(check: AccuracyCheck | None) -> AuditStatus:
+def accuracy_status(check: AccuracyCheck | None, clean: CleanSamples | None) -> AuditStatus:
     """Whether the accuracy was checked, and what it is."""
     if check is None:
-        return AuditStatus(AUDIT, AuditState.SKIPPED, reason="no clean set was given")
+        reason = "no clean set was given" if clean is None else "responses are not right or wrong"
+        return AuditStatus(AUDIT, AuditState.SKIPPED, reason=reason)
     summary = f"{check.accuracy:.1%} of {check.samples} clean samples are classified correctly"
     return AuditStatus(AUDIT, AuditState.DONE, summary=summary)
 
 
+def inspected(
+    suspect: Suspect, clean: CleanSamples | None, config: ScanConfig, context: RunContext
+) -> Inspection:
+    """What was understood of a suspect, with its accuracy on the clean set, if there is one.
+
+    Raises:
+        CleanSetError: the clean set is of another kind than the suspect, or cannot be read.
+    """
+    if isinstance(suspect, VisionSuspect) and not isinstance(clean, TextCleanSet):
+        images = None if clean is None else labelled_batches(clean, config, context)
+        return inspect_suspect(suspect, images)
+    if isinstance(suspect, TextSuspect) and not isinstance(clean, CleanSet):
+        labelled = clean is not None and not clean.responses
+        texts = labelled_batches(clean, config, context) if clean is not None and labelled else None
+        return inspect_text_suspect(suspect, texts)
+    raise CleanSetError(f"{suspect.origin.source} and the clean set are of different kinds")
+
+
 def labelled_batches(
-    clean: CleanSet, config: ScanConfig, context: RunContext
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The whole clean set, for a check of the accuracy."""
+    clean: CleanSamples, config: ScanConfig, context: RunContext
+) -> Iterator[tuple[Any, Tensor]]:
+    """The whole clean set, for a check of the accuracy: inputs with their labels."""
     done = 0
     detection = config.detection
     for batch in clean.batches(detection.batch_size, workers=detection.workers):
@@ -127,11 +150,12 @@ def structure_facts(inspection: Inspection) -> dict[str, Json]:
     return {"layers": asdict(inspection.layers), "deterministic": inspection.deterministic}
 
 
-def clean_facts(clean: CleanSet | None, check: AccuracyCheck | None) -> dict[str, Json]:
+def clean_facts(clean: CleanSamples | None, check: AccuracyCheck | None) -> dict[str, Json]:
     """What the clean set is, and the suspect's accuracy on it."""
-    if clean is None or check is None:
+    if clean is None:
         return {}
-    return {**describe_clean_set(clean), "accuracy": check.accuracy}
+    accuracy = {} if check is None else {"accuracy": check.accuracy}
+    return {**describe_clean_set(clean), **accuracy}
 
 
 def _digest(path: Path) -> str | None:

@@ -5,23 +5,69 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from badexpert.cleanset import CleanSet
 from badexpert.config import ModelConfig, ScanConfig
+from badexpert.detection import InputSource
 from badexpert.errors import ConfigError, UnsafeModelError
 from badexpert.extraction import Bundle
 from badexpert.extraction.record import read_record
 from badexpert.findings import Report
 from badexpert.inspection_report import refusal_report
 from badexpert.loading import load_suspect
+from badexpert.loading.language import is_language_model, load_language_model
+from badexpert.models.language import TextSuspect, suspect_of
 from badexpert.models.vision import VisionSuspect
+from badexpert.opening_texts import open_language_suspect
 from badexpert.preprocessing import PreprocessingOverrides
 from badexpert.runtime import RunContext
-from badexpert.sources import ImageSource, open_source
+from badexpert.sources import open_source
+from badexpert.sources.texts import open_texts
+from badexpert.suspect import Suspect
+from badexpert.text_reading import TextReading
+from badexpert.textset import CleanSamples
+
+
+class Opened(NamedTuple):
+    """What an audit is about.
+
+    Attributes:
+        clean: None where the configuration names no clean samples.
+    """
+
+    suspect: Suspect
+    clean: CleanSamples | None
+
+
+def open_subjects(config: ScanConfig, context: RunContext) -> Opened:
+    """The model and the clean samples that the configuration names, of whatever kind they are.
+
+    Raises:
+        ConfigError: it names no model, or does not say what a language model is used for.
+        ModelLoadError: see ``load_suspect`` and ``load_language_model``.
+        CleanSetError: see ``CleanSet.open`` and ``TextCleanSet.open``.
+    """
+    model = config.model
+    if model.source is not None and model.arch is None and is_language_model(model.source):
+        return Opened(*open_language_suspect(config, context))
+    suspect = open_suspect(model, context)
+    return Opened(suspect, open_clean_set(config, suspect) if config.clean.source else None)
+
+
+def required_clean(clean: CleanSamples | None) -> CleanSamples:
+    """The clean samples that a command cannot do without.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if clean is None:
+        raise ConfigError("no clean samples were given; say --clean, or set clean.source")
+    return clean
 
 
 def open_suspect(model: ModelConfig, context: RunContext) -> VisionSuspect:
-    """The model that the configuration names.
+    """The image classifier that the configuration names.
 
     Raises:
         ConfigError: it names none.
@@ -60,13 +106,16 @@ def open_clean_set(config: ScanConfig, suspect: VisionSuspect) -> CleanSet:
     )
 
 
-def open_inputs(config: ScanConfig) -> ImageSource | None:
+def open_inputs(config: ScanConfig, suspect: Suspect) -> InputSource | None:
     """The inputs to score that the configuration names, if it names any.
 
     Raises:
-        CleanSetError: see ``open_source``.
+        CleanSetError: see ``open_source`` and ``open_texts``.
     """
-    return None if config.inputs.source is None else open_source(config.inputs.source)
+    if config.inputs.source is None:
+        return None
+    texts = isinstance(suspect, TextSuspect)
+    return open_texts(config.inputs.source) if texts else open_source(config.inputs.source)
 
 
 def open_bundle(folder: Path, config: ScanConfig, context: RunContext) -> Bundle:
@@ -86,12 +135,20 @@ def open_bundle(folder: Path, config: ScanConfig, context: RunContext) -> Bundle
             f"{folder} was extracted from an architecture in code of yours, {record.architecture}; "
             f"a bundle may not choose code to run. Say --arch {record.architecture}"
         )
+    plan = record.preprocessing
+    if isinstance(plan, TextReading):
+        language_model = load_language_model(
+            model.source or record.source,
+            adapter=model.adapter or record.arch_args.get("adapter"),
+            device=context.device,
+        )
+        return Bundle.load(folder, suspect_of(language_model, plan))
     suspect = load_suspect(
         model.source or record.source,
         arch=model.arch or record.architecture,
         arch_args=model.arch_args or record.arch_args,
         num_classes=record.num_classes,
-        preprocessing=PreprocessingOverrides(**asdict(record.preprocessing)),
+        preprocessing=PreprocessingOverrides(**asdict(plan)),
         device=context.device,
     )
     return Bundle.load(folder, suspect)
@@ -101,11 +158,11 @@ def audited(
     command: str,
     config: ScanConfig,
     context: RunContext,
-    audit: Callable[[VisionSuspect], Report],
+    audit: Callable[[Suspect, CleanSamples | None], Report],
 ) -> Report:
     """Open the suspect and audit it; a file refused as unsafe is a finding, not an error."""
     try:
-        suspect = open_suspect(config.model, context)
+        opened = open_subjects(config, context)
     except UnsafeModelError as error:
         return refusal_report(command, str(config.model.source), error, config=config)
-    return audit(suspect)
+    return audit(*opened)

@@ -8,10 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from badexpert.audits import AUDITS
-from badexpert.cleanset import CleanSet
 from badexpert.config import ScanConfig
 from badexpert.describe import Stopwatch, describe_suspect, versions
-from badexpert.detection import bundle_for, calibrate, calibration_of, detect, split_clean
+from badexpert.detection import (
+    InputSource,
+    bundle_for,
+    calibrate,
+    calibration_of,
+    detect,
+    split_clean,
+)
 from badexpert.detectors import Detector
 from badexpert.errors import AuditError, CleanSetError
 from badexpert.extraction import Bundle
@@ -23,15 +29,14 @@ from badexpert.inspection_report import (
     accuracy_findings,
     accuracy_status,
     clean_facts,
-    labelled_batches,
+    inspected,
     structure_facts,
 )
-from badexpert.loading.inspection import inspect_suspect
-from badexpert.models.vision import VisionSuspect
 from badexpert.runtime import RunContext
 from badexpert.settings import to_json
-from badexpert.sources import ImageSource
 from badexpert.suppression import suppress
+from badexpert.suspect import Suspect
+from badexpert.textset import CleanSamples
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +46,10 @@ MODEL = "model"
 
 
 def scan(
-    suspect: VisionSuspect,
-    clean: CleanSet,
+    suspect: Suspect,
+    clean: CleanSamples,
     *,
-    inputs: ImageSource | None = None,
+    inputs: InputSource | None = None,
     config: ScanConfig | None = None,
     context: RunContext | None = None,
 ) -> Report:
@@ -69,9 +74,9 @@ def scan(
     run = _Run()
     fit, held_out = split_clean(clean, config)
     with run.watch.measure("inspection"):
-        inspection = inspect_suspect(suspect, labelled_batches(clean, config, context))
+        inspection = inspected(suspect, clean, config, context)
     run.findings += accuracy_findings(inspection.check)
-    run.audits.append(accuracy_status(inspection.check))
+    run.audits.append(accuracy_status(inspection.check, clean))
     detector = _prepare(run, suspect, fit, held_out, config, context)
     excess, summary = _judge(run, detector, inputs, clean, config, context)
     _run_audits(run, suspect, clean, context)
@@ -122,9 +127,9 @@ class _Run:
 
 def _prepare(
     run: _Run,
-    suspect: VisionSuspect,
-    fit: CleanSet,
-    held_out: CleanSet,
+    suspect: Suspect,
+    fit: CleanSamples,
+    held_out: CleanSamples,
     config: ScanConfig,
     context: RunContext,
 ) -> Detector | None:
@@ -190,8 +195,8 @@ def calibration_status(detector: Detector) -> AuditStatus:
 def _judge(
     run: _Run,
     detector: Detector | None,
-    inputs: ImageSource | None,
-    clean: CleanSet,
+    inputs: InputSource | None,
+    clean: CleanSamples,
     config: ScanConfig,
     context: RunContext,
 ) -> tuple[Excess | None, InputsSummary | None]:
@@ -214,7 +219,7 @@ def _judge(
     return excess, summary
 
 
-def _run_audits(run: _Run, suspect: VisionSuspect, clean: CleanSet, context: RunContext) -> None:
+def _run_audits(run: _Run, suspect: Suspect, clean: CleanSamples, context: RunContext) -> None:
     if not AUDITS:
         run.skip(
             MODEL,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from badexpert.choice import Choice
 from badexpert.cleanchecks import check_labels, names_of_classes, renumber
+from badexpert.cleanset import CleanSet
 from badexpert.errors import CleanSetError
 from badexpert.sources.base import Unreadable
 from badexpert.sources.texts import (
@@ -139,3 +140,7 @@ class TextCleanSet(Choice[TextSource]):
             for batch in self.batches(_CHUNK)
             for pair in zip(batch.inputs, batch.responses, strict=True)
         ]
+
+
+CleanSamples = CleanSet | TextCleanSet
+"""Clean samples of any kind."""

@@ -75,11 +75,11 @@ def _detect(
     copy_flagged: Path | None,
 ) -> rows.Tally:
     from badexpert.detection import calibration_of, detect, stored_detector
-    from badexpert.opening import open_bundle
-    from badexpert.sources import open_source
+    from badexpert.opening import open_bundle, open_inputs
 
-    source = open_source(str(settings.inputs.source))
     bundle = open_bundle(folder, settings, context)
+    source = open_inputs(settings, bundle.suspect)
+    assert source is not None, "required by the command"
     for note in bundle.record.notes:
         log.warning("%s", note)
     detector = stored_detector(bundle, settings.detection)

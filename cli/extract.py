@@ -47,11 +47,10 @@ def extract(
 
 def _extract(settings: ScanConfig, context: RunContext) -> Bundle:
     from badexpert.detection import prepare
-    from badexpert.opening import open_clean_set, open_suspect
+    from badexpert.opening import open_subjects, required_clean
 
-    suspect = open_suspect(settings.model, context)
-    clean = open_clean_set(settings, suspect)
-    return prepare(suspect, clean, config=settings, context=context)[0]
+    suspect, clean = open_subjects(settings, context)
+    return prepare(suspect, required_clean(clean), config=settings, context=context)[0]
 
 
 def _summary(folder: Path, bundle: Bundle) -> str:

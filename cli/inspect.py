@@ -57,16 +57,11 @@ def inspect(
 
 def _report(settings: ScanConfig, context: RunContext) -> Report:
     from badexpert.inspection_report import inspection_report
-    from badexpert.opening import audited, open_clean_set
+    from badexpert.opening import audited
 
     return audited(
         "inspect",
         settings,
         context,
-        lambda suspect: inspection_report(
-            suspect,
-            open_clean_set(settings, suspect) if settings.clean.source else None,
-            config=settings,
-            context=context,
-        ),
+        lambda suspect, clean: inspection_report(suspect, clean, config=settings, context=context),
     )

@@ -59,17 +59,17 @@ def scan(
 
 
 def _report(settings: ScanConfig, context: RunContext) -> Report:
-    from badexpert.opening import audited, open_clean_set, open_inputs
+    from badexpert.opening import audited, open_inputs, required_clean
     from badexpert.scanning import scan
 
     return audited(
         "scan",
         settings,
         context,
-        lambda suspect: scan(
+        lambda suspect, clean: scan(
             suspect,
-            open_clean_set(settings, suspect),
-            inputs=open_inputs(settings),
+            required_clean(clean),
+            inputs=open_inputs(settings, suspect),
             config=settings,
             context=context,
         ),

@@ -61,17 +61,22 @@ def transformers_folder(
 
 def with_tokenizer(folder: Path, *, chat: bool = False) -> Path:
     """Put a tokenizer of whole words beside a model."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = {word: index for index, word in enumerate(WORDS)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"eos_token": "</s>", "unk_token": "<unk>"} | (
-        {"chat_template": CHAT} if chat else {}
-    )
+    save_words(folder, WORDS)
+    settings = {"eos_token": "</s>", "unk_token": "<unk>"}
+    if chat:
+        settings["chat_template"] = CHAT
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
+
+
+def save_words(folder: Path, words: list[str]) -> None:
+    """A ``tokenizer.json`` that numbers whole words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    numbers = {word: index for index, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def edit(path: Path, **changes: Any) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from badexpert.cleanset import CleanSet
 from badexpert.findings import Finding
 from badexpert.runtime import RunContext
 from badexpert.suspect import Suspect
+from badexpert.textset import CleanSamples
 
 
 class Audit(Protocol):
@@ -18,7 +18,7 @@ class Audit(Protocol):
         """Whether this audit has anything to look at in this model."""
         ...
 
-    def run(self, suspect: Suspect, clean: CleanSet, context: RunContext) -> Iterator[Finding]:
+    def run(self, suspect: Suspect, clean: CleanSamples, context: RunContext) -> Iterator[Finding]:
         """What is suspicious, as it is found.
 
         Raises:

@@ -77,7 +77,9 @@ def look_at(bundle: Bundle, attack: Attack, pixels: Tensor, labels: Tensor) -> T
     counted = attack.counts(labels)
     stamped = [attack.stamp(rows.float() / 255) for rows in pixels[counted].split(_ROWS)]
     triggered = _views(bundle, torch.cat(stamped))
-    wanted = attack.relabel(labels[counted], bundle.suspect.num_classes)
+    classes = bundle.suspect.num_classes
+    assert classes is not None, "attacks are on classifiers"
+    wanted = attack.relabel(labels[counted], classes)
     hits = triggered.answers == wanted
     return Trial(labels, _views(bundle, pixels), triggered, hits)
 
@@ -126,7 +128,7 @@ def _share(flags: Tensor) -> float:
 
 def _scores(detector: Detector, views: Views) -> Tensor:
     """As a user gets them: in batches, from pixels."""
-    return torch.cat([detector.score(rows) for rows in views.pixels.split(_ROWS)])
+    return torch.cat([detector.score(rows) for rows in views.inputs.split(_ROWS)])
 
 
 def _views(bundle: Bundle, pixels: Tensor) -> Views:
@@ -135,4 +137,4 @@ def _views(bundle: Bundle, pixels: Tensor) -> Views:
         part: torch.cat([view.log_odds[part] for view in views]).cpu() for part in views[0].log_odds
     }
     answers = torch.cat([view.answers for view in views]).cpu()
-    return Views(answers, looks, torch.cat([view.pixels for view in views]).cpu())
+    return Views(answers, looks, torch.cat([view.inputs for view in views]).cpu())

@@ -81,7 +81,9 @@ def noise(images: int, suspect: VisionSuspect) -> torch.Tensor:
 
 def calibrated(bundle: Bundle) -> Detector:
     """The default detector, calibrated on noise."""
-    labels = torch.arange(_CALIBRATION) % bundle.record.num_classes
-    pixels = noise(_CALIBRATION, bundle.suspect)
-    clean = CleanSet.from_tensors(pixels, labels, num_classes=bundle.record.num_classes)
+    suspect = bundle.suspect
+    assert isinstance(suspect, VisionSuspect), "made by untrained_suspect"
+    labels = torch.arange(_CALIBRATION) % suspect.num_classes
+    pixels = noise(_CALIBRATION, suspect)
+    clean = CleanSet.from_tensors(pixels, labels, num_classes=suspect.num_classes)
     return calibrate(bundle, clean, config=DetectionConfig(), context=RunContext())

@@ -16,6 +16,8 @@ from badexpert.extraction import Bundle, Views
 from badexpert.extraction.comparison import SUSPECT
 from badexpert.models.vision import VisionSuspect
 from badexpert.runtime import RunContext, Step
+from badexpert.suspect import Inputs, Suspect
+from badexpert.textset import CleanSamples
 
 _ROWS = 256
 
@@ -24,7 +26,7 @@ class Judgement(NamedTuple):
     """What a calibrated detector says about a batch.
 
     Attributes:
-        answers: of the suspect, (batch,) class indices.
+        answers: of the suspect, (batch,) class indices; ``Suspect.spelled`` says what they mean.
         scores: (batch,) fp64, higher = more suspicious.
         p_values: probability that a clean input scores at least as high, (batch,).
         flagged: (batch,) bool.
@@ -74,7 +76,7 @@ class Detector(ABC):
         self.calibration = calibration
 
     @classmethod
-    def fit(cls, suspect: VisionSuspect, clean: CleanSet, context: RunContext) -> Fitted:
+    def fit(cls, suspect: Suspect, clean: CleanSamples, context: RunContext) -> Fitted:
         """Learn what the score needs to know of clean samples; nothing, if not overridden.
 
         Args:
@@ -82,6 +84,7 @@ class Detector(ABC):
             clean: samples that the calibration will not see.
         Raises:
             AuditError: the method does not work on this suspect.
+            ConfigError: it is for images, and the suspect reads texts.
             CleanSetError: too few samples.
         """
         return Fitted({})
@@ -104,8 +107,8 @@ class Detector(ABC):
                 f"samples. Extract again with detection.detector = {self.name!r}"
             ) from error
 
-    def score(self, inputs: Tensor) -> Tensor:
-        """Suspicion of pixels, (batch, channels, height, width).
+    def score(self, inputs: Inputs) -> Tensor:
+        """Suspicion of pixels, (batch, channels, height, width), or of texts.
 
         Returns:
             (batch,) fp64; not a number where the suspect's own outputs are not finite.
@@ -113,7 +116,7 @@ class Detector(ABC):
         return self._look(inputs)[1]
 
     def calibrate(
-        self, clean: CleanSet, *, fpr: float = 0.01, context: RunContext | None = None
+        self, clean: CleanSamples, *, fpr: float = 0.01, context: RunContext | None = None
     ) -> Self:
         """A detector with a threshold that flags at most ``fpr`` of clean inputs.
 
@@ -134,8 +137,8 @@ class Detector(ABC):
         """Flag what scores strictly above."""
         return self._calibrated().threshold
 
-    def judge(self, inputs: Tensor) -> Judgement:
-        """Answer, score and flag of pixels, (batch, channels, height, width), in one pass."""
+    def judge(self, inputs: Inputs) -> Judgement:
+        """Answer, score and flag of pixels, (batch, channels, height, width), or texts."""
         calibration = self._calibrated()
         views, scores = self._look(inputs)
         return Judgement(
@@ -147,7 +150,7 @@ class Detector(ABC):
         )
 
     @torch.inference_mode()
-    def _look(self, inputs: Tensor) -> tuple[Views, Tensor]:
+    def _look(self, inputs: Inputs) -> tuple[Views, Tensor]:
         views = self.bundle.view(inputs, self.parts)
         known = views.log_odds[SUSPECT].isfinite()
         if not len(known):
@@ -161,3 +164,29 @@ class Detector(ABC):
                 f"detector {self.name!r} has no threshold yet; call calibrate with clean samples"
             )
         return self.calibration
+
+
+class PixelDetector(Detector):
+    """A detector that changes pixels, or looks inside a network that takes them."""
+
+    @classmethod
+    def fit(cls, suspect: Suspect, clean: CleanSamples, context: RunContext) -> Fitted:
+        """Refuse what is no image, then ``learn``."""
+        if not isinstance(suspect, VisionSuspect) or not isinstance(clean, CleanSet):
+            raise ConfigError(
+                f"detector {cls.name!r} works on images, and the suspect reads texts; choose "
+                "badexpert, badexpert-paper or max-softmax"
+            )
+        return cls.learn(suspect, clean, context)
+
+    @classmethod
+    @abstractmethod
+    def learn(cls, suspect: VisionSuspect, clean: CleanSet, context: RunContext) -> Fitted:
+        """As ``fit``, of a model of images."""
+
+    @property
+    def suspect(self) -> VisionSuspect:
+        """The model under audit."""
+        suspect = self.bundle.suspect
+        assert isinstance(suspect, VisionSuspect), "fit refuses all others"
+        return suspect

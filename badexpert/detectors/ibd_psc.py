@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from badexpert.cleanset import CleanSet
-from badexpert.detectors.base import Detector, Fitted, probabilities_of
+from badexpert.detectors.base import Fitted, PixelDetector, probabilities_of
 from badexpert.errors import AuditError
 from badexpert.extraction import Views
 from badexpert.models.vision import VisionSuspect
@@ -27,7 +27,7 @@ CLEAN_ERROR = 0.6
 _ROWS = 256
 
 
-class IBDPSC(Detector):
+class IBDPSC(PixelDetector):
     """The mean probability of the input's answer over networks with ever more amplified layers.
 
     Network k has weight and bias of its last k batch-norm layers multiplied by 1.5.
@@ -40,7 +40,7 @@ class IBDPSC(Detector):
 
     @classmethod
     @torch.inference_mode()
-    def fit(cls, suspect: VisionSuspect, clean: CleanSet, context: RunContext) -> Fitted:
+    def learn(cls, suspect: VisionSuspect, clean: CleanSet, context: RunContext) -> Fitted:
         """Find the first network to ask.
 
         Raises:
@@ -64,10 +64,10 @@ class IBDPSC(Detector):
         return Fitted({"depth": torch.tensor(first)}, (note,))
 
     def combine(self, views: Views) -> Tensor:
-        suspect, first = self.bundle.suspect, int(self.fitted("depth"))
+        suspect, first = self.suspect, int(self.fitted("depth"))
         last = min(first + DEPTHS - 1, len(_batch_norms(suspect.network)))
         confidences = [
-            probabilities_of(views.answers, amplified(suspect, depth, views.pixels))
+            probabilities_of(views.answers, amplified(suspect, depth, views.inputs))
             for depth in range(first, last + 1)
         ]
         return torch.stack(confidences).mean(0)

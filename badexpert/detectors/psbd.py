@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from badexpert.cleanset import CleanSet
-from badexpert.detectors.base import Detector, Fitted, probabilities_of
+from badexpert.detectors.base import Fitted, PixelDetector, probabilities_of
 from badexpert.detectors.layers import seeing
 from badexpert.errors import AuditError
 from badexpert.extraction import Views
@@ -34,7 +34,7 @@ Masks = Mapping[str, Tensor]
 """By place in the network, (1, ...) bool: what is kept."""
 
 
-class PSBD(Detector):
+class PSBD(PixelDetector):
     """How much of the answer's probability is left under dropout: the most, for triggers.
 
     Dropout stands behind every residual block, or, in a network without blocks, behind every
@@ -50,7 +50,7 @@ class PSBD(Detector):
 
     @classmethod
     @torch.inference_mode()
-    def fit(cls, suspect: VisionSuspect, clean: CleanSet, context: RunContext) -> Fitted:
+    def learn(cls, suspect: VisionSuspect, clean: CleanSet, context: RunContext) -> Fitted:
         """Choose the rate and draw the masks.
 
         Raises:
@@ -75,10 +75,10 @@ class PSBD(Detector):
         return Fitted({"rate": torch.tensor(chosen), **masks}, notes)
 
     def combine(self, views: Views) -> Tensor:
-        suspect, rate = self.bundle.suspect, float(self.fitted("rate"))
+        suspect, rate = self.suspect, float(self.fitted("rate"))
         before = views.log_odds[SUSPECT].double().sigmoid()
         passes = (
-            dropped(suspect, views.pixels, self._masks(number), rate) for number in range(PASSES)
+            dropped(suspect, views.inputs, self._masks(number), rate) for number in range(PASSES)
         )
         after = [probabilities_of(views.answers, logits) for logits in passes]
         return torch.stack(after).mean(0) - before

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from badexpert.cleanset import CleanSet
-from badexpert.detectors.base import Detector, Fitted
+from badexpert.detectors.base import Fitted, PixelDetector
 from badexpert.extraction import Views
 from badexpert.models.vision import VisionSuspect
 from badexpert.runtime import RunContext
@@ -20,7 +20,7 @@ FACTORS = (3, 5, 7, 9, 11)
 _ROWS = 256
 
 
-class ScaleUp(Detector):
+class ScaleUp(PixelDetector):
     """The share of multiplied copies with the answer of the input, standardised within the class.
 
     This is the paper's data-limited setting: mean and standard deviation of each class come from
@@ -36,7 +36,7 @@ class ScaleUp(Detector):
 
     @classmethod
     @torch.inference_mode()
-    def fit(cls, suspect: VisionSuspect, clean: CleanSet, context: RunContext) -> Fitted:
+    def learn(cls, suspect: VisionSuspect, clean: CleanSet, context: RunContext) -> Fitted:
         answers, consistency = [], []
         for batch in clean.batches(_ROWS):
             pixels = suspect.pixels(batch.inputs)
@@ -49,7 +49,7 @@ class ScaleUp(Detector):
 
     def combine(self, views: Views) -> Tensor:
         answers = views.answers
-        consistency = scaled_consistency(self.bundle.suspect, views.pixels, answers)
+        consistency = scaled_consistency(self.suspect, views.inputs, answers)
         return (consistency - self.fitted("means")[answers]) / self.fitted("deviations")[answers]
 
 

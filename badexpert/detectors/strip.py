@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from badexpert.cleanset import CleanSet
-from badexpert.detectors.base import Detector, Fitted
+from badexpert.detectors.base import Fitted, PixelDetector
 from badexpert.extraction import Views
 from badexpert.models.vision import VisionSuspect
 from badexpert.runtime import RunContext
@@ -18,7 +18,7 @@ OVERLAYS = 100
 """The paper's N."""
 
 
-class Strip(Detector):
+class Strip(PixelDetector):
     """The entropy of the answers, averaged over clean images laid over the input: low for triggers.
 
     Normalised images are added with weight 1 each, and not clipped, as in the authors' code.
@@ -31,7 +31,7 @@ class Strip(Detector):
     name: ClassVar[str] = "strip"
 
     @classmethod
-    def fit(cls, suspect: VisionSuspect, clean: CleanSet, context: RunContext) -> Fitted:
+    def learn(cls, suspect: VisionSuspect, clean: CleanSet, context: RunContext) -> Fitted:
         pixels, _ = clean.tensors()
         chosen = torch.randperm(len(pixels), generator=context.generator(cls.name))[:OVERLAYS]
         notes: tuple[str, ...] = ()
@@ -40,11 +40,11 @@ class Strip(Detector):
         return Fitted({"overlays": pixels[chosen].to(suspect.device)}, notes)
 
     def combine(self, views: Views) -> Tensor:
-        suspect = self.bundle.suspect
+        suspect = self.suspect
         overlays = suspect.pixels(self.fitted("overlays")) - _mean_pixel(suspect)
-        entropy = torch.zeros(len(views.pixels), dtype=torch.float64, device=suspect.device)
+        entropy = torch.zeros(len(views.inputs), dtype=torch.float64, device=suspect.device)
         for overlay in overlays:
-            entropy += entropy_of(suspect.logits(views.pixels + overlay))
+            entropy += entropy_of(suspect.logits(views.inputs + overlay))
         return -entropy / len(overlays)
 
 

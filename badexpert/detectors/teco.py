@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from badexpert.cleanset import CleanSet
-from badexpert.detectors.base import Detector, Fitted
+from badexpert.detectors.base import Fitted, PixelDetector
 from badexpert.detectors.corruptions import CORRUPTIONS, SEVERITIES, Noise
 from badexpert.extraction import Views
 from badexpert.models.vision import VisionSuspect
 from badexpert.runtime import RunContext
 
 
-class TeCo(Detector):
+class TeCo(PixelDetector):
     """The spread, over kinds of corruption, of the severity at which the answer changes.
 
     Source: Liu et al., CVPR 2023, arXiv:2303.18191, section 4; the standard deviation is that of
@@ -28,7 +28,7 @@ class TeCo(Detector):
     name: ClassVar[str] = "teco"
 
     @classmethod
-    def fit(cls, suspect: VisionSuspect, clean: CleanSet, context: RunContext) -> Fitted:
+    def learn(cls, suspect: VisionSuspect, clean: CleanSet, context: RunContext) -> Fitted:
         plan = suspect.preprocessing
         shape = (plan.channels, plan.height, plan.width)
         noise = Noise.draw(shape, context.generator(cls.name))
@@ -41,9 +41,9 @@ class TeCo(Detector):
 
     def _severity_of_change(self, kind: str, noise: Noise, views: Views) -> Tensor:
         """The least severity with another answer, (batch,); one beyond the last where none has."""
-        corrupt, suspect = CORRUPTIONS[kind], self.bundle.suspect
+        corrupt, suspect = CORRUPTIONS[kind], self.suspect
         changed = [
-            suspect.predict(corrupt(views.pixels, severity, noise)) != views.answers
+            suspect.predict(corrupt(views.inputs, severity, noise)) != views.answers
             for severity in range(SEVERITIES)
         ]
         changed.append(torch.ones_like(changed[0]))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d
 
 from badexpert.cleanset import CleanSet
-from badexpert.detectors.base import Detector, Fitted
+from badexpert.detectors.base import Fitted, PixelDetector
 from badexpert.detectors.layers import seeing
 from badexpert.errors import AuditError
 from badexpert.extraction import Views
@@ -36,7 +36,7 @@ VALUES = 2048
 _ROWS = 64
 
 
-class TEDPlusPlus(Detector):
+class TEDPlusPlus(PixelDetector):
     """How odd an input's ranks are: in each layer, how many clean samples lie nearer to it than the
     nearest one that has its answer. A sample too far from that neighbour gets the last rank.
 
@@ -49,7 +49,7 @@ class TEDPlusPlus(Detector):
 
     @classmethod
     @torch.inference_mode()
-    def fit(cls, suspect: VisionSuspect, clean: CleanSet, context: RunContext) -> Fitted:
+    def learn(cls, suspect: VisionSuspect, clean: CleanSet, context: RunContext) -> Fitted:
         """Keep features of clean samples that are answered right, and how their own ranks vary.
 
         Raises:
@@ -73,7 +73,7 @@ class TEDPlusPlus(Detector):
 
     def combine(self, views: Views) -> Tensor:
         answers = self.fitted("answers")
-        found = features_of(self.bundle.suspect, views.pixels)
+        found = features_of(self.suspect, views.inputs)
         columns = [
             ranks(
                 rows,

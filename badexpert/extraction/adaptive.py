@@ -36,6 +36,7 @@ from badexpert.batchnorm import set_batch_statistics
 from badexpert.cleanset import mislabel
 from badexpert.errors import AuditError
 from badexpert.extraction.features import Features, spread_over_wrong
+from badexpert.extraction.routers import freeze_routers
 from badexpert.extraction.tuning import MeanWeights, trainable_copy, tune
 from badexpert.extraction.watch import Beat, Tuned, Watch
 from badexpert.runtime import RunContext, Step
@@ -122,6 +123,7 @@ def _forget(
     expert, mean = trainable_copy(tail), MeanWeights()
     task = f"{forgetting.part} expert"
     trajectory: list[Beat] = []
+    freeze_routers(expert)
     set_batch_statistics(expert, forgetting.batch_statistics)
     steps = tune(
         expert,
@@ -166,7 +168,7 @@ def tune_auxiliary(tail: nn.Module, fit: Features, watch: Watch, context: RunCon
         falls on a cosine.
     """
     tried: list[Beat] = []
-    targets = fit.through(tail, context.device).softmax(1)
+    targets = fit.answering.own(fit.through(tail, context.device))
     enough = max(watch.level(RECOVERED), watch.accuracy - LOST)
 
     def attempt(lr: float) -> nn.Module | None:

@@ -12,7 +12,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from badexpert.cleanset import CleanSet
 from badexpert.config import ExtractionConfig
 from badexpert.errors import AuditError, ConfigError, ModelLoadError
 from badexpert.extraction.comparison import SUSPECT, Comparison, Views
@@ -20,6 +19,8 @@ from badexpert.extraction.record import RECORD, Record, read_record
 from badexpert.models.origin import digest_file
 from badexpert.models.vision import VisionSuspect
 from badexpert.split import WHOLE, Cut, NetworkGraph
+from badexpert.suspect import Inputs, Suspect
+from badexpert.textset import CleanSamples
 
 _WEIGHTS = "weights.safetensors"
 _FITTED = "fitted"
@@ -38,7 +39,7 @@ class Bundle:
 
     def __init__(
         self,
-        suspect: VisionSuspect,
+        suspect: Suspect,
         record: Record,
         trunk: nn.Module,
         tails: Mapping[str, nn.Module],
@@ -52,7 +53,7 @@ class Bundle:
 
     @classmethod
     def untuned(
-        cls, suspect: VisionSuspect, clean: CleanSet, *, settings: ExtractionConfig, seed: int
+        cls, suspect: Suspect, clean: CleanSamples, *, settings: ExtractionConfig, seed: int
     ) -> Bundle:
         """The suspect alone, for detectors that need no tuned copies."""
         record = Record.of(
@@ -75,11 +76,11 @@ class Bundle:
         """The tuned copies that there are."""
         return tuple(part for part in self._comparison.tails if part != SUSPECT)
 
-    def view(self, inputs: Tensor, parts: Collection[str] | None = None) -> Views:
-        """How some pixels, (batch, channels, height, width), look to suspect and tuned copies."""
+    def view(self, inputs: Inputs, parts: Collection[str] | None = None) -> Views:
+        """How pixels, (batch, channels, height, width), or texts look to suspect and copies."""
         return self._comparison.view(inputs, parts)
 
-    def look(self, inputs: Tensor, parts: Collection[str] | None = None) -> Views:
+    def look(self, inputs: Inputs, parts: Collection[str] | None = None) -> Views:
         """``view``, differentiable in floating pixels: for an attacker who knows the defence."""
         return self._comparison.look(inputs, parts)
 
@@ -108,7 +109,7 @@ class Bundle:
                 yield f"{_FITTED}.{detector}.{name}", tensor
 
     @classmethod
-    def load(cls, folder: Path, suspect: VisionSuspect) -> Bundle:
+    def load(cls, folder: Path, suspect: Suspect) -> Bundle:
         """Read a bundle back and join it with the suspect that it was extracted from.
 
         Raises:
@@ -139,10 +140,16 @@ class Bundle:
         return cls(suspect, record, trunk, {SUSPECT: tail, **tuned}, fitted)
 
 
-def split_suspect(suspect: VisionSuspect, cut: Cut) -> tuple[nn.Module, nn.Module]:
-    """Trunk and tail of a suspect at a known cut."""
+def split_suspect(suspect: Suspect, cut: Cut) -> tuple[nn.Module, nn.Module]:
+    """Trunk and tail of a suspect at a known cut.
+
+    Raises:
+        AuditError: it has no such cut.
+    """
     if cut == WHOLE:
         return nn.Identity(), suspect.network
+    if not isinstance(suspect, VisionSuspect):
+        raise AuditError(f"a language model is not cut, and here is a cut after {cut.node!r}")
     return graph_of(suspect).split(cut)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from badexpert.batchnorm import fold_batch_norm
-from badexpert.models.vision import VisionSuspect, log_odds
+from badexpert.suspect import Inputs, Suspect
 
 SUSPECT = "suspect"
 SHIFTED = "shifted"
@@ -37,15 +37,16 @@ class Views(NamedTuple):
     """A batch, and how sure the suspect and its tuned copies are of the suspect's answer.
 
     Attributes:
-        answers: of the suspect, (batch,) class indices.
+        answers: of the suspect, (batch,): class indices, or 0 for the response that it wrote.
         log_odds: of that answer, by part (``suspect``, ``shifted``, ``spread``, ``auxiliary``);
             each (batch,) fp32. Only the parts that were asked for are there.
-        pixels: what was looked at, (batch, channels, height, width), floating, in [0, 1].
+        inputs: what was looked at: pixels, (batch, channels, height, width), floating, in [0, 1],
+            or rows of tokens.
     """
 
     answers: Tensor
     log_odds: Mapping[str, Tensor]
-    pixels: Tensor
+    inputs: Tensor
 
 
 class Comparison:
@@ -55,9 +56,7 @@ class Comparison:
         tails: by part; always the suspect's.
     """
 
-    def __init__(
-        self, suspect: VisionSuspect, trunk: nn.Module, tails: Mapping[str, nn.Module]
-    ) -> None:
+    def __init__(self, suspect: Suspect, trunk: nn.Module, tails: Mapping[str, nn.Module]) -> None:
         """Take the shared trunk and the tails that go on it."""
         self.tails = {part: tail.eval() for part, tail in tails.items()}
         self._suspect = suspect
@@ -65,22 +64,22 @@ class Comparison:
         self._folded = {part: fold_batch_norm(tail) for part, tail in self.tails.items()}
 
     @torch.inference_mode()
-    def view(self, inputs: Tensor, parts: Collection[str] | None = None) -> Views:
-        """Look at pixels, (batch, channels, height, width) uint8 or in [0, 1].
+    def view(self, inputs: Inputs, parts: Collection[str] | None = None) -> Views:
+        """Look at pixels, (batch, channels, height, width) uint8 or in [0, 1], or at texts.
 
         Args:
             parts: which tuned copies look; None lets all of them.
         """
         return self.look(inputs, parts)
 
-    def look(self, inputs: Tensor, parts: Collection[str] | None = None) -> Views:
+    def look(self, inputs: Inputs, parts: Collection[str] | None = None) -> Views:
         """``view``, differentiable in floating pixels: for an attacker who knows the defence."""
-        pixels = self._suspect.pixels(inputs)
-        features = self._trunk(pixels)
-        logits = self._folded[SUSPECT](features).float()
-        answers = logits.argmax(1)
-        looks = {SUSPECT: log_odds(logits, answers)}
+        taken, answering = self._suspect.network_inputs(inputs), self._suspect.answering
+        features = self._trunk(taken)
+        scores = self._folded[SUSPECT](features).float()
+        answers = answering.chosen(scores)
+        looks = {SUSPECT: answering.log_odds(scores, answers)}
         for part, tail in self._folded.items():
             if part != SUSPECT and (parts is None or part in parts):
-                looks[part] = log_odds(tail(features).float(), answers)
-        return Views(answers, looks, pixels)
+                looks[part] = answering.log_odds(tail(features).float(), answers)
+        return Views(answers, looks, taken)

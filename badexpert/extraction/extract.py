@@ -8,19 +8,23 @@ import torch
 from torch import nn
 
 from badexpert.batchnorm import has_batch_norm
-from badexpert.cleanset import CleanSet
 from badexpert.config import ExtractionConfig
-from badexpert.errors import AuditError, CleanSetError
+from badexpert.errors import AuditError, CleanSetError, ConfigError
 from badexpert.extraction.adaptive import tune_auxiliary, tune_shifted, tune_spread
 from badexpert.extraction.bundle import Bundle, graph_of, split_suspect
 from badexpert.extraction.comparison import AUXILIARY, SHIFTED, SPREAD, SUSPECT, suspicion
-from badexpert.extraction.features import Features, compute_features
+from badexpert.extraction.features import Features
 from badexpert.extraction.paper import tune_auxiliary_as_published, tune_expert_as_published
 from badexpert.extraction.record import Record, Scale
+from badexpert.extraction.routers import note_of_unknown_routers
+from badexpert.extraction.samples import CANDIDATES, samples_of, with_strangers
 from badexpert.extraction.watch import Tuned, Watch, watch_over
-from badexpert.models.vision import VisionSuspect, log_odds
+from badexpert.models.answering import CLASSES
+from badexpert.models.vision import VisionSuspect
 from badexpert.runtime import RunContext, Step
 from badexpert.split import WHOLE, Cut
+from badexpert.suspect import Suspect
+from badexpert.textset import CleanSamples
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +35,8 @@ NEAR_CHANCE = 0.1
 
 
 def extract(
-    suspect: VisionSuspect,
-    fit: CleanSet,
+    suspect: Suspect,
+    fit: CleanSamples,
     *,
     config: ExtractionConfig | None = None,
     context: RunContext | None = None,
@@ -43,7 +47,8 @@ def extract(
         suspect: is not changed.
         fit: clean samples to tune on and to watch; keep those for calibration apart.
     Raises:
-        CleanSetError: too few samples.
+        CleanSetError: too few samples, or of a kind that the suspect does not take.
+        ConfigError: the paper's settings are for images, and the suspect reads texts.
         AuditError: the suspect is no better than chance on them, or tuning diverged.
     Source: Xie et al., ICLR 2024, arXiv:2308.12439.
     Departs: see ``extraction.adaptive``.
@@ -53,9 +58,12 @@ def extract(
     suspect.to(context.device)
     cut, trunk, tail, notes = _cut_up(suspect, config)
     context.progress(Step("clean samples", 0, None))
-    features = compute_features(trunk, *fit.tensors(), context.device)
-    tuned_on, watched = _apart(features, config.watch, context)
-    watch = watch_over(tail, watched, suspect.num_classes, context.device)
+    features = samples_of(suspect, trunk, fit, context)
+    tuned_on, watched = (
+        with_strangers(suspect, part, context.generator("strangers"))
+        for part in _apart(features, config.watch, context)
+    )
+    watch = watch_over(tail, watched, suspect.num_classes or CANDIDATES, context.device)
     if watch.accuracy <= watch.chance + NEAR_CHANCE * (1 - watch.chance):
         raise AuditError(
             f"the suspect gets {watch.accuracy:.1%} of the watched clean samples right, chance "
@@ -66,7 +74,9 @@ def extract(
     notes += fit.gaps + tuple(_SHORTFALLS[part] for part, copy in tuned.items() if not copy.reached)
     tails = {SUSPECT: tail, **{part: copy.tail for part, copy in tuned.items()}}
     logits = {part: watched.through(copy, context.device) for part, copy in tails.items()}
-    looks = {part: log_odds(scores, watch.answers) for part, scores in logits.items()}
+    looks = {
+        part: suspect.answering.log_odds(scores, watch.answers) for part, scores in logits.items()
+    }
     record = Record.of(
         suspect,
         cut=cut,
@@ -85,9 +95,16 @@ def extract(
 
 
 def _cut_up(
-    suspect: VisionSuspect, config: ExtractionConfig
+    suspect: Suspect, config: ExtractionConfig
 ) -> tuple[Cut, nn.Module, nn.Module, tuple[str, ...]]:
     """Where the suspect is cut, its trunk and its tail, and what to say about it."""
+    if not isinstance(suspect, VisionSuspect):
+        if config.method == "paper":
+            raise ConfigError(
+                "extraction.method = 'paper' has settings for images only, and the suspect reads "
+                "texts; use 'adaptive'"
+            )
+        return WHOLE, *split_suspect(suspect, WHOLE), note_of_unknown_routers(suspect.network)
     if config.method == "paper":
         return WHOLE, *split_suspect(suspect, WHOLE), ()
     try:
@@ -117,7 +134,8 @@ def _tune_all(
 ) -> dict[str, Tuned]:
     if config.method == "adaptive":
         tuned = {SHIFTED: tune_shifted(tail, fit, watch, context)}
-        if not has_batch_norm(tail):
+        # A response has no wrong ones to be spread over but the stranger's, which is shifted to.
+        if fit.answering is CLASSES and not has_batch_norm(tail):
             tuned[SPREAD] = tune_spread(tail, fit, watch, context)
         return {**tuned, AUXILIARY: tune_auxiliary(tail, fit, watch, context)}
     expert = tune_expert_as_published(tail, fit, watch.num_classes, config.paper, context)

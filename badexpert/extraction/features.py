@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
+
+from badexpert.models.answering import CLASSES, Answering
 
 _ROWS = 256
 """Samples a pass outside of training."""
@@ -18,12 +20,14 @@ class Features:
     """Trunk outputs with the labels that belong to them.
 
     Attributes:
-        values: (samples, ...), uint8 pixels where the trunk is empty.
+        values: (samples, ...), uint8 pixels where the trunk is empty; tokens are values too.
         labels: (samples,) int64, the true classes.
+        answering: how answers are read off what a tail makes of the values.
     """
 
     values: Tensor
     labels: Tensor
+    answering: Answering = CLASSES
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -34,7 +38,7 @@ class Features:
 
     def where(self, chosen: Tensor) -> Self:
         """The chosen samples, by index or mask."""
-        return type(self)(self.values[chosen], self.labels[chosen])
+        return replace(self, values=self.values[chosen], labels=self.labels[chosen])
 
     @torch.inference_mode()
     def through(self, tail: nn.Module, device: torch.device) -> Tensor:

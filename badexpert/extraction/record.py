@@ -15,9 +15,10 @@ from badexpert.config import ExtractionConfig
 from badexpert.describe import versions
 from badexpert.errors import ModelLoadError
 from badexpert.extraction.watch import Beat
-from badexpert.models.vision import VisionSuspect
 from badexpert.preprocessing import Preprocessing
 from badexpert.split import Cut
+from badexpert.suspect import Suspect
+from badexpert.text_reading import TextReading
 
 RECORD = "bundle.json"
 
@@ -62,6 +63,7 @@ class Record:
         source: of that model, as the user gave it.
         arch_args: what its architecture was built with.
         preprocessing: that it was extracted with.
+        num_classes: of that model; None where it writes responses.
         cut: where the network was cut.
         settings: of the extraction.
         seed: of the run.
@@ -81,8 +83,8 @@ class Record:
     source: str
     architecture: str
     arch_args: dict[str, Any]
-    preprocessing: Preprocessing
-    num_classes: int
+    preprocessing: Preprocessing | TextReading
+    num_classes: int | None
     cut: Cut
     settings: ExtractionConfig
     seed: int
@@ -98,7 +100,7 @@ class Record:
     format: Literal[1] = 1
 
     @classmethod
-    def of(cls, suspect: VisionSuspect, **measured: Any) -> Self:
+    def of(cls, suspect: Suspect, **measured: Any) -> Self:
         """A record of an extraction from this suspect, with this software.
 
         Args:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from badexpert.errors import AuditError
 from badexpert.extraction.features import Features
@@ -48,7 +47,7 @@ def tune(
                 group["lr"] = schedule(done)
             rows = features.rows(index, device)
             logits = tail(rows if augment is None else augment(rows))
-            loss = cross_entropy(logits.float(), targets[index].to(device))
+            loss = features.answering.loss(logits.float(), targets[index].to(device))
             if not torch.isfinite(loss):
                 raise AuditError(
                     f"tuning diverged at step {done + 1}, learning rate {schedule(done):.2g}; "
@@ -85,7 +84,13 @@ class MeanWeights:
 
 
 def trainable_copy(tail: nn.Module) -> nn.Module:
-    """A copy whose every floating parameter gets a gradient, in the mode of the original."""
+    """A copy whose every floating parameter gets a gradient, in the mode of the original.
+
+    Its numbers have at least single precision: steps as small as an expert's first ones would
+    vanish in half of that.
+    """
     tuned = copy.deepcopy(tail)
+    if any(part.dtype in (torch.bfloat16, torch.float16) for part in tuned.parameters()):
+        tuned.float()
     tuned.requires_grad_(True)
     return tuned

@@ -69,7 +69,7 @@ class Watch:
             step=step,
             lr=lr,
             accuracy=self.features.accuracy_of(logits),
-            confidence=logits.softmax(1).gather(1, self.answers[:, None]).mean().item(),
+            confidence=self.features.answering.probability(logits, self.answers).mean().item(),
         )
 
 
@@ -88,4 +88,6 @@ def watch_over(
             f"the suspect's outputs are not finite on {broken} of {len(features)} clean samples; "
             "its weights hold NaN or overflow. Get the model again, and check its preprocessing"
         )
-    return Watch(features, logits.argmax(1), features.accuracy_of(logits), num_classes)
+    return Watch(
+        features, features.answering.chosen(logits), features.accuracy_of(logits), num_classes
+    )

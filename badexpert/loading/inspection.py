@@ -15,6 +15,7 @@ from badexpert.models.origin import Origin
 from badexpert.models.outputs import OutputKind, probe_pixels
 from badexpert.models.vision import VisionSuspect
 from badexpert.preprocessing import Preprocessing
+from badexpert.text_reading import TextReading
 
 MAX_P_VALUE = 0.001
 """Accuracy less surprising than this under guessing is near chance."""
@@ -63,16 +64,16 @@ class Inspection:
     """
 
     origin: Origin
-    num_classes: int
+    num_classes: int | None
     outputs: OutputKind
     layers: LayerCounts
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | TextReading
     deterministic: bool
     check: AccuracyCheck | None = None
 
 
 def inspect_suspect(suspect: VisionSuspect, batches: Iterable[Batch] | None = None) -> Inspection:
-    """Say what was understood of a suspect.
+    """Say what was understood of an image classifier.
 
     Args:
         batches: clean data as (inputs, labels): pixels (batch, channels, height, width) as the
@@ -100,16 +101,21 @@ def check_accuracy(suspect: VisionSuspect, batches: Iterable[Batch]) -> Accuracy
     sample = BalancedSample(suspect.num_classes)
     confusion = torch.zeros(suspect.num_classes, suspect.num_classes, dtype=torch.int64)
     for inputs, labels in batches:
-        _check_labels(labels, suspect.num_classes)
+        check_range(labels, suspect.num_classes)
         sample.add(inputs, labels)
-        confusion += _confusion(suspect, inputs, labels)
-    samples, correct = int(confusion.sum()), int(confusion.diagonal().sum())
-    if samples == 0:
+        confusion += confusion_of(labels, suspect.predict(inputs), suspect.num_classes)
+    if not bool(confusion.any()):
         raise CleanSetError("there is no clean sample to check the accuracy on; add some")
-    chance = 1 / suspect.num_classes
+    hints = (*preprocessing_hints(suspect, *sample.tensors()), *class_order_hint(confusion))
+    return accuracy_of(confusion, hints)
+
+
+def accuracy_of(confusion: Tensor, hints: tuple[Hint, ...]) -> AccuracyCheck:
+    """What a table of true labels by answers, (classes, classes) counts, says."""
+    samples, correct = int(confusion.sum()), int(confusion.diagonal().sum())
+    chance = 1 / len(confusion)
     p_value = binomial_tail(correct, samples, chance)
     accuracy = correct / samples
-    hints = (*preprocessing_hints(suspect, *sample.tensors()), *class_order_hint(confusion))
     return AccuracyCheck(
         samples=samples,
         accuracy=accuracy,
@@ -152,7 +158,8 @@ def _lineage(layer: nn.Module) -> str:
     return " ".join(kind.__name__.lower() for kind in type(layer).__mro__)
 
 
-def _check_labels(labels: Tensor, num_classes: int) -> None:
+def check_range(labels: Tensor, num_classes: int) -> None:
+    """Refuse labels that are none of a model's classes."""
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         raise CleanSetError(
             f"the clean data has the label {int(labels.max())}, but the model has {num_classes} "
@@ -160,10 +167,9 @@ def _check_labels(labels: Tensor, num_classes: int) -> None:
         )
 
 
-def _confusion(suspect: VisionSuspect, inputs: Tensor, labels: Tensor) -> Tensor:
+def confusion_of(labels: Tensor, answers: Tensor, classes: int) -> Tensor:
     """(classes, classes) counts: true label by answer."""
-    classes = suspect.num_classes
-    pairs = labels.cpu().long() * classes + suspect.predict(inputs).cpu()
+    pairs = labels.cpu().long() * classes + answers.cpu()
     return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
 

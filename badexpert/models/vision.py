@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from badexpert.errors import ModelLoadError
+from badexpert.models.answering import CLASSES, Answering, log_odds
 from badexpert.models.network import VisionNetwork, place_of
 from badexpert.models.origin import Origin, count_parameters, digest_module
 from badexpert.models.outputs import OutputKind, output_kind, pick_logits, probe_pixels
@@ -27,7 +28,10 @@ class VisionSuspect:
         preprocessing: from image file to first layer.
         outputs: what the wrapped network returns.
         origin: where the model came from.
+        answering: how answers are read off the scores.
     """
+
+    answering: Answering = CLASSES
 
     def __init__(
         self,
@@ -114,6 +118,14 @@ class VisionSuspect:
             raise ValueError(f"inputs must be uint8 or floating in [0, 1]; got {inputs.dtype}")
         return inputs
 
+    def network_inputs(self, inputs: Tensor) -> Tensor:
+        """As ``pixels``: what every suspect calls that which its network takes."""
+        return self.pixels(inputs)
+
+    def spelled(self, inputs: Tensor, answers: Tensor) -> list[int | str]:
+        """Answers as a person reads them: class indices."""
+        return list(answers.tolist())
+
     @torch.no_grad()
     def predict(self, inputs: Tensor) -> Tensor:
         """The model's answers, (batch,) int64 class indices."""
@@ -135,20 +147,6 @@ class VisionSuspect:
     def copy(self) -> Self:
         """A deep copy, in eval mode, whose parameters may be tuned."""
         return copy.deepcopy(self)
-
-
-def log_odds(scores: Tensor, answers: Tensor) -> Tensor:
-    """``log p / (1 - p)`` of each answer from log-space scores.
-
-    Args:
-        scores: (batch, classes), as logits are.
-        answers: (batch,) class indices.
-    Returns:
-        (batch,): the answer's score minus the log-sum-exp of all others, never through a softmax.
-    """
-    index = answers.unsqueeze(1)
-    others = scores.scatter(1, index, float("-inf")).logsumexp(1)
-    return scores.gather(1, index).squeeze(1) - others
 
 
 def origin_of_object(module: nn.Module) -> Origin:
