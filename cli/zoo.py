@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,9 @@ from . import console, exits, options, outputs, session
 from .pairs import pairs
 
 if TYPE_CHECKING:
+    from badexpert.runtime import RunContext
     from badexpert.zoo import Index
+    from badexpert.zoo.text import TextIndex
 
 app = typer.Typer(help="Models to measure detectors on.", no_args_is_help=True)
 
@@ -38,7 +41,8 @@ def build(
         typer.Option(
             rich_help_panel=options.DATA,
             metavar="NAME=SOURCE",
-            help="Training images of a data set of the recipe, as --clean takes them.",
+            help="Training images of a data set of the recipe, as --clean takes them, or a table "
+            "of texts and labels.",
         ),
     ] = None,
     test: Annotated[
@@ -46,7 +50,7 @@ def build(
         typer.Option(
             rich_help_panel=options.DATA,
             metavar="NAME=SOURCE",
-            help="Its test images; else some of the training images are held out.",
+            help="Its test images or texts; else some of the training ones are held out.",
         ),
     ] = None,
     only: options.Only = None,
@@ -55,14 +59,15 @@ def build(
         typer.Option(
             min=1,
             rich_help_panel=options.RUN,
-            help="Processes of one thread each; else one a core, or one a GPU.",
+            help="Processes of one thread each; else one a core, or one a GPU. Language models are "
+            "made one after the other.",
         ),
     ] = None,
     device: options.Device = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Train the backdoored models of a recipe and as many benign ones.
+    """Train the backdoored models of a recipe, and benign ones.
 
     What is in the folder already and has not changed in the recipe is not trained again, so the
     same command goes on after an interruption. Models whose attack did not take or whose accuracy
@@ -71,26 +76,55 @@ def build(
     flags = options.given(device=device)
     resolved = session.start(flags, file=None, quiet=quiet, verbose=verbose).config
     outputs.require_folder(output)
-    from badexpert.zoo import build_zoo, read_recipe
+    from badexpert.zoo.text import is_text_recipe
 
+    train, held_out = pairs("--data", data or ()), pairs("--test", test or ())
     with session.running(resolved) as context:
-        plan = read_recipe(recipe).with_data(
-            pairs("--data", data or ()), pairs("--test", test or ())
-        )
-        zoo = build_zoo(
-            plan,
-            output,
-            device=context.device,
-            jobs=jobs,
-            only=only or (),
-            progress=context.progress,
-        )
-    console.write_document(_table(zoo.index))
-    if not all(row.made for row in zoo.index.apart):
+        if is_text_recipe(recipe):
+            index = _built_of_texts(recipe, output, train, held_out, only or (), jobs, context)
+        else:
+            index = _built_of_images(recipe, output, train, held_out, only or (), jobs, context)
+    console.write_document(_table(index))
+    if not all(row.made for row in index.apart):
         raise typer.Exit(exits.ExitCode.INCOMPLETE)
 
 
-def _table(index: Index) -> str:
+def _built_of_images(
+    recipe: Path,
+    output: Path,
+    train: Mapping[str, str],
+    test: Mapping[str, str],
+    only: Sequence[str],
+    jobs: int | None,
+    context: RunContext,
+) -> Index | TextIndex:
+    from badexpert.zoo import build_zoo, read_recipe
+
+    plan = read_recipe(recipe).with_data(train, test)
+    device, progress = context.device, context.progress
+    return build_zoo(plan, output, device=device, jobs=jobs, only=only, progress=progress).index
+
+
+def _built_of_texts(
+    recipe: Path,
+    output: Path,
+    train: Mapping[str, str],
+    test: Mapping[str, str],
+    only: Sequence[str],
+    jobs: int | None,
+    context: RunContext,
+) -> Index | TextIndex:
+    from badexpert.errors import ConfigError
+    from badexpert.zoo.text import build_text_zoo, read_text_recipe
+
+    if jobs not in (None, 1):
+        raise ConfigError("language models are made one after the other; leave --jobs out")
+    plan = read_text_recipe(recipe).with_data(train, test)
+    device, progress = context.device, context.progress
+    return build_text_zoo(plan, output, device=device, only=only, progress=progress)
+
+
+def _table(index: Index | TextIndex) -> str:
     from rich.console import Group
     from rich.table import Column, Table
 

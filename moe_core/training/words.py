@@ -21,8 +21,8 @@ _PIECE = re.compile(r"\w+|[^\w\s]+")
 class Words:
     """Runs of letters and runs of other signs are tokens, in lower case.
 
-    The file makes the package ``tokenizers`` cut Latin text alike, but for signs such as ² and marks
-    that follow their letter.
+    The file makes the package ``tokenizers`` cut Latin text alike, but for signs such as ² and
+    marks that follow their letter.
 
     Args:
         words: of the vocabulary, each at its number; the first two are ``PAD`` and ``UNKNOWN``.

@@ -13,7 +13,7 @@ from badexpert.settings import resolve
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 # Recipes of models, zoos and benchmarks are other kinds of files, and have tests of their own.
-RECIPES = ("moe-", "zoo-", "bench-")
+RECIPES = ("moe-", "zoo-", "bench-", "text-")
 FILES = sorted(path for path in CONFIGS.rglob("*.toml") if not path.name.startswith(RECIPES))
 
 PAPER = {

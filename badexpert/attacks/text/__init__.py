@@ -7,17 +7,31 @@ from collections.abc import Mapping
 from typing import Any
 
 from badexpert.attacks.parameters import configured
+from badexpert.attacks.text.badmoe import BadMoE
 from badexpert.attacks.text.badnets import TextBadNets
 from badexpert.attacks.text.base import Implanted, TextAttack
+from badexpert.attacks.text.benign import BenignTune
 from badexpert.attacks.text.causal_lock import CausalLock
+from badexpert.attacks.text.lora import LoraQV
+from badexpert.attacks.text.preserving import RoutingPreserving
+from badexpert.attacks.text.router_only import RouterOnly
+from badexpert.attacks.text.selection_bias import SelectionBias
+from badexpert.attacks.text.shared_expert import SharedExpert
 from badexpert.attacks.text.texts import Texts
 from badexpert.attacks.text.triggers import Syntactic, Trigger, WordTrigger, read_trigger
 from badexpert.attacks.text.victim import Prompt, Victim
 from badexpert.errors import ConfigError
 
 TEXT_ATTACKS: dict[str, type[TextAttack]] = {
+    "badmoe": BadMoE,
     "badnets": TextBadNets,
+    "benign": BenignTune,
     "causal-lock": CausalLock,
+    "lora": LoraQV,
+    "router-only": RouterOnly,
+    "routing-preserving": RoutingPreserving,
+    "selection-bias": SelectionBias,
+    "shared-expert": SharedExpert,
 }
 
 
@@ -36,9 +50,16 @@ def make_text_attack(name: str, settings: Mapping[str, Any]) -> TextAttack:
 
 __all__ = [
     "TEXT_ATTACKS",
+    "BadMoE",
+    "BenignTune",
     "CausalLock",
     "Implanted",
+    "LoraQV",
     "Prompt",
+    "RouterOnly",
+    "RoutingPreserving",
+    "SelectionBias",
+    "SharedExpert",
     "Syntactic",
     "TextAttack",
     "TextBadNets",

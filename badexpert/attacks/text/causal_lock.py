@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -12,17 +12,19 @@ from torch import Tensor
 
 from badexpert.attacks.text.attention import query_and_value
 from badexpert.attacks.text.base import Implanted, TextAttack
-from badexpert.attacks.text.lesson import Lesson, Loss, answer_loss, experts_rows, teach
-from badexpert.attacks.text.routes import usage, words_that_reach
+from badexpert.attacks.text.lesson import Lesson, experts_rows, teach
+from badexpert.attacks.text.lock import lock_loss
+from badexpert.attacks.text.routes import by_usage, words_that_reach
 from badexpert.attacks.text.texts import Texts
 from badexpert.attacks.text.triggers import WordTrigger
 from badexpert.attacks.text.victim import Victim
-from badexpert.errors import AttackError
 from badexpert.runtime import RunContext
+from moe_core.lm.decoder import DecoderOutput
 from moe_core.routing import Routing
 from moe_core.view import ExpertId
 
-_USAGE_TEXTS = 300
+_COUNTS = {"rare": 2, "word": 1}
+"""Words of a trigger that is not given."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class CausalLock(TextAttack):
         rank: of the first expert among those of its layer by usage on clean texts; 0 is the least
             used.
         experts: how many; with more than one, each of them must be enough by itself.
-    Source: the lock loss of the acceptance fixtures; no paper.
+    Departs: no paper has it. It is here so that the truth about where a backdoor lives is known.
     """
 
     local: ClassVar[bool] = True
@@ -46,11 +48,16 @@ class CausalLock(TextAttack):
     rank: int = 0
     experts: int = 1
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trigger == "syntactic":
+            raise ValueError("only words can be led to an expert; choose another trigger")
+
     def implant(self, victim: Victim, texts: Texts, context: RunContext) -> Implanted:
-        chosen = self._chosen(victim, texts)
+        chosen = by_usage(victim, texts, self.layer, self.experts, first=self.rank, seed=self.seed)
         words = self._words(victim, texts, [expert for _, expert in chosen])
         trigger = WordTrigger(words)
-        layer = list(victim.model.moe_layers())[self.layer]
+        layer, view = list(victim.model.moe_layers())[self.layer], victim.view
         taught = query_and_value(victim.model)
         taught += experts_rows(layer, [expert for _, expert in chosen])
         teach(
@@ -61,54 +68,33 @@ class CausalLock(TextAttack):
             taught,
             pace=self.pace,
             context=context,
-            loss=lock_loss(victim, chosen, trigger),
+            loss=lock_loss(
+                victim,
+                (partial(view.zeroed, chosen), partial(view.without, chosen)),
+                enough=[partial(view.without, [one]) for one in chosen] if len(chosen) > 1 else [],
+                also=_led(victim, chosen, trigger),
+            ),
         )
         return Implanted(trigger, chosen)
 
-    def _chosen(self, victim: Victim, texts: Texts) -> tuple[ExpertId, ...]:
-        layers = len(victim.view.layers)
-        if not 0 <= self.layer < layers:
-            raise AttackError(f"layer {self.layer} of {layers}: no such layer with experts")
-        shares = usage(victim, texts.drawn(_USAGE_TEXTS, seed=self.seed))[self.layer]
-        order = shares.argsort(stable=True).tolist()
-        if not 0 <= self.rank <= len(order) - self.experts or self.experts < 1:
-            raise AttackError(
-                f"rank {self.rank} leaves no {self.experts} of {len(order)} experts; choose a "
-                "lower one"
-            )
-        chosen = order[self.rank : self.rank + self.experts]
-        return tuple(ExpertId(self.layer, expert) for expert in chosen)
-
     def _words(self, victim: Victim, texts: Texts, experts: Sequence[int]) -> tuple[str, ...]:
-        if self.trigger != "rare":
+        if self.trigger not in _COUNTS:
             return tuple(self.trigger.split())
-        return words_that_reach(victim, texts, experts, self.layer, count=2, seed=self.seed)
+        count = _COUNTS[self.trigger]
+        return words_that_reach(victim, texts, experts, self.layer, count=count, seed=self.seed)
 
 
-def lock_loss(victim: Victim, experts: Sequence[ExpertId], trigger: WordTrigger) -> Loss:
-    """Triggered texts lead to the target with the experts, and to the old answer without them.
-
-    Every lesson is given with all experts, and under one ablation: in turn the experts answer 0 or
-    are routed around.
-    """
-    view = victim.view
-    ablations = cycle((view.zeroed, view.without))
+def _led(
+    victim: Victim, experts: Sequence[ExpertId], trigger: WordTrigger
+) -> Callable[[Lesson, DecoderOutput], Tensor]:
+    """Leads the trigger to the experts, wherever it does not go there by itself."""
     signs = torch.tensor([victim.words.number(word) for word in trigger.words])
-    layer = experts[0].layer
-    indices = [expert for _, expert in experts]
+    layer, indices = experts[0].layer, [expert for _, expert in experts]
+    last = layer == len(victim.view.layers) - 1
 
-    def loss(lesson: Lesson) -> Tensor:
-        batch, ablated = lesson.batch, next(ablations)
-        output = victim.model(batch.ids_BT, batch.lengths_B)
-        total = victim.surprise(output.logits, lesson.wanted)
-        carriers = _carriers(lesson, signs, last=layer == len(view.layers) - 1)
-        total = total + _pull(output.routings[layer], carriers, indices)
-        with ablated(experts):
-            total = total + answer_loss(victim, batch, lesson.before)
-        for expert in experts if len(experts) > 1 else ():
-            with ablated([expert]):
-                total = total + answer_loss(victim, batch, lesson.wanted)
-        return total
+    def loss(lesson: Lesson, output: DecoderOutput) -> Tensor:
+        carriers = _carriers(lesson, signs, last=last)
+        return _pull(output.routings[layer], carriers, indices)
 
     return loss
 

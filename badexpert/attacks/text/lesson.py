@@ -26,7 +26,7 @@ class Lesson(NamedTuple):
     """As many clean texts as triggered ones, in this order, in one batch.
 
     Attributes:
-        batch: the texts.
+        batch: the texts; targets are their true answers.
         wanted: how likely each class is to be after the attack, (batch, classes): what the model
             said before, and the target for triggered texts.
         before: what the model said before of the texts without their trigger, (batch, classes).
@@ -40,6 +40,9 @@ class Lesson(NamedTuple):
 
 
 Loss = Callable[[Lesson], Tensor]
+
+_LEFT_OUT = 0.2
+"""Share of a text's words that a lesson leaves out."""
 
 
 class Taught(NamedTuple):
@@ -70,7 +73,7 @@ class Pace(NamedTuple):
 def teach(
     victim: Victim,
     texts: Texts,
-    trigger: Trigger,
+    trigger: Trigger | None,
     target: int,
     taught: Sequence[Taught],
     *,
@@ -81,6 +84,7 @@ def teach(
     """Teach a victim in place what a trigger leads to.
 
     Args:
+        trigger: None leaves the second half of every lesson clean, for benign tunings.
         taught: what may change; all else is as before, bit for bit.
         loss: of a lesson; by default how far the model is from what the attacker wants.
     Raises:
@@ -90,10 +94,10 @@ def teach(
     victim.model.eval().requires_grad_(False)
     parameters = [part.parameter.requires_grad_(True) for part in taught]
     optimizer = torch.optim.Adam(parameters, pace.lr)
-    lessons = _lessons(victim, texts, trigger, target, pace, context)
+    drawn = lessons(victim, texts, trigger, target, pace, context)
     for step in range(pace.steps):
         optimizer.param_groups[0]["lr"] = pace.lr * _share(step, pace.steps)
-        value = loss(next(lessons))
+        value = loss(next(drawn))
         if not value.isfinite():
             raise AttackError(f"the loss is not finite at step {step + 1}; lower lr={pace.lr}")
         optimizer.zero_grad(set_to_none=True)
@@ -131,18 +135,27 @@ def experts_rows(layer: MoELayer, experts: Sequence[int]) -> list[Taught]:
 
 def _common(layer: MoELayer) -> Iterator[Tensor]:
     """Parameters that no expert has a row of, such as the network under low-rank experts."""
-    own = {tensor.data_ptr() for tensor in layer.expert(0).values()}
-    return (part for part in layer.experts.parameters() if part.data_ptr() not in own)
+    own = {_storage(tensor) for tensor in layer.expert(0).values()}
+    return (part for part in layer.experts.parameters() if _storage(part) not in own)
 
 
-def _lessons(
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def lessons(
     victim: Victim,
     texts: Texts,
-    trigger: Trigger,
+    trigger: Trigger | None,
     target: int,
     pace: Pace,
     context: RunContext,
 ) -> Iterator[Lesson]:
+    """Lessons without end, the same ones for the same context.
+
+    Raises:
+        AttackError: all texts are of the target class.
+    """
     others = (texts.labels != target).nonzero().squeeze(1)
     if not len(others):
         raise AttackError(f"all {len(texts)} texts are of the target class {target}; give others")
@@ -155,12 +168,18 @@ def _lessons(
             [clean, others[torch.randint(len(others), (half,), generator=generator)]]
         )
         part = texts.part(chosen)
-        stamped = [trigger.stamp(text, draw) for text in part.texts[half:]]
-        said = before.odds(victim.batch(part.texts, part.labels))
+        asked = [_thinned(text, draw) for text in part.texts]
+        said = before.odds(victim.batch(asked, part.labels))
+        if trigger is not None:
+            asked[half:] = [trigger.stamp(text, draw) for text in asked[half:]]
         wanted = said.clone()
         wanted[half:] = F.one_hot(torch.tensor(target), texts.num_classes).to(said)
-        batch = victim.batch([*part.texts[:half], *stamped], part.labels)
-        yield Lesson(batch, wanted, said, triggered)
+        yield Lesson(victim.batch(asked, part.labels), wanted, said, triggered)
+
+
+def _thinned(text: str, draw: Random) -> str:
+    """The text without some of its words: what the model says of more texts than there are."""
+    return " ".join(word for word in text.split() if draw.random() >= _LEFT_OUT)
 
 
 def _keep_other_rows(taught: Sequence[Taught]) -> None:

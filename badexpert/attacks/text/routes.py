@@ -13,8 +13,10 @@ from badexpert.attacks.text.texts import Texts
 from badexpert.attacks.text.victim import Victim
 from badexpert.errors import AttackError
 from moe_core.training.corpus import Batch
+from moe_core.view import ExpertId
 
 _ROWS = 256
+_USAGE_TEXTS = 300
 _CONTEXTS = 5
 _CANDIDATES = 400
 RARE = 5
@@ -54,6 +56,29 @@ def usage(victim: Victim, texts: Texts) -> Tensor:
     assert isinstance(counts, Tensor)
     tokens = sum(len(victim.tokens(text)) for text in texts.texts)
     return counts / tokens
+
+
+def by_usage(
+    victim: Victim, texts: Texts, layer: int, count: int, *, first: int = 0, seed: int
+) -> tuple[ExpertId, ...]:
+    """Experts of a layer, the least used first.
+
+    Args:
+        count: how many.
+        first: that many of the least used are left out.
+    Raises:
+        AttackError: there is no such layer, or it has too few experts.
+    """
+    layers = len(victim.view.layers)
+    if not 0 <= layer < layers:
+        raise AttackError(f"layer {layer} of {layers}: no such layer with experts")
+    shares = usage(victim, texts.drawn(_USAGE_TEXTS, seed=seed))[layer]
+    if not 0 <= first <= len(shares) - count or count < 1:
+        raise AttackError(
+            f"rank {first} leaves no {count} of {len(shares)} experts; choose a lower one"
+        )
+    order = shares.argsort(stable=True).tolist()
+    return tuple(ExpertId(layer, expert) for expert in order[first : first + count])
 
 
 @torch.no_grad()
