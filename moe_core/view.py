@@ -82,8 +82,8 @@ class ExpertView:
         """Look into a model that is made of ``MoELayer``, or of blocks that ``FAMILIES`` knows.
 
         Raises:
-            ValueError: it has none, or has other Mixture-of-Experts blocks too, or one that is
-                quantised or not built as its name says.
+            ValueError: it has none, or has other Mixture-of-Experts blocks too, or one of
+                transformers that is compiled, quantised or not built as its name says.
         """
         own = {name: part for name, part in model.named_modules() if isinstance(part, MoELayer)}
         layers: dict[str, MoELayerView] = {**own, **dict(known_layers(model))}

@@ -53,10 +53,11 @@ def known_layers(model: nn.Module) -> Iterator[tuple[str, FamilyLayer]]:
     """Every block of a known family with its path, in the order in which the model holds them.
 
     Raises:
-        ValueError: a block has a known name and other contents.
+        ValueError: a block has a known name and other contents, or the model is compiled.
     """
     for path, block in model.named_modules():
         if (family := FAMILIES.get(type(block).__name__)) is not None:
+            _check_not_compiled(model)
             owner = model.get_submodule(path.rpartition(".")[0]) if family.beside else block
             yield path, _layer(path, block, family, owner)
 
@@ -68,6 +69,18 @@ def unknown_blocks(model: nn.Module, known: Container[str]) -> list[str]:
         for path, block in model.named_modules()
         if path not in known and "experts" in dict(block.named_children())
     ]
+
+
+def _check_not_compiled(model: nn.Module) -> None:
+    # Compiled code never looks whether hooks came later: every change would silently do nothing.
+    if any(
+        type(part).__name__ == "OptimizedModule" or part._compiled_call_impl is not None
+        for part in model.modules()
+    ):
+        raise ValueError(
+            f"{type(model).__name__} is compiled, and compiled code ignores hooks; give the model "
+            "as it was before torch.compile"
+        )
 
 
 def _layer(path: str, block: nn.Module, family: Family, owner: nn.Module) -> FamilyLayer:

@@ -31,6 +31,8 @@ class FamilyLayer:
     nowhere to be seen: ``recording``, ``averaging`` and ``averaged`` ask the experts once more, a
     row for every slot, which about doubles the cost of the experts.
 
+    A model must not be compiled while it is looked into: compiled code ignores hooks.
+
     Where a router first chooses groups (DeepSeek, GLM), ``without`` makes a group that is left with
     fewer experts than its score looks at the last choice; slots that then find nobody stay empty.
     Several views of one model compose; but a recording shows neither in its probabilities what

@@ -337,6 +337,15 @@ def test_quantised_experts_are_refused() -> None:
         ExpertView.of(model)
 
 
+def test_a_compiled_model_is_refused() -> None:
+    model = family_model("mixtral")
+    with pytest.raises(ValueError, match="OptimizedModule is compiled"):
+        ExpertView.of(torch.compile(model))  # type: ignore[arg-type]
+    model.compile()
+    with pytest.raises(ValueError, match="MixtralForCausalLM is compiled"):
+        ExpertView.of(model)
+
+
 def test_embeddings_get_gradients_through_changed_layers() -> None:
     model = family_model("qwen3")
     view = ExpertView.of(model)
