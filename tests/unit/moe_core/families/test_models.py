@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moe_core.families import FAMILIES
+from moe_core.kernels.in_transformers import use_fused_experts
 from moe_core.lm import save_decoder
 from moe_core.routing import DROPPED
 from moe_core.view import ExpertId, ExpertView
@@ -213,6 +214,18 @@ def test_ablation_and_recording_hold_while_text_is_generated() -> None:
         model.generate(start, max_new_tokens=4, do_sample=False)  # type: ignore[operator]
     assert [len(record.experts_TK) for record in recordings[1].passes] == [3, 1, 1, 1]
     assert recordings[1].load_E[0] == 0
+
+
+@torch.no_grad()
+def test_our_own_experts_backend_is_seen_alike() -> None:
+    model = family_model("olmoe")
+    view, seen = ExpertView.of(model), []
+    for _ in range(2):
+        with view.zeroed([ExpertId(0, 1)]), view.recording() as recordings:
+            logits = run(model)
+        seen.append((logits, *(recording.passes[0] for recording in recordings)))
+        use_fused_experts(model)
+    torch.testing.assert_close(seen[0], seen[1], atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
