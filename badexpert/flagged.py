@@ -20,6 +20,9 @@ MIN_EXTREME_SHARE = 0.5
 
 MAX_LISTED = 20
 
+_SHOWN = 80
+"""Characters of a response."""
+
 AUDIT = "inputs"
 
 
@@ -39,7 +42,7 @@ class Flagged:
     calibration: Calibration
     uncalibrated: frozenset[int] = frozenset()
     scored: int = 0
-    answers: Counter[int] = field(default_factory=Counter)
+    answers: Counter[int | str] = field(default_factory=Counter)
     extreme: int = 0
     _worst: list[tuple[float, int, str]] = field(default_factory=list)
     _apart: Flagged | None = None
@@ -149,14 +152,15 @@ class Excess:
                 evidence=self._evidence(),
             )
         target, of_target = self.flagged.answers.most_common(1)[0]
+        named = f"class {target}" if isinstance(target, int) else f"response {target[:_SHOWN]!r}"
         return Finding(
             FLAGGED_INPUTS.id,
             FLAGGED_INPUTS.severity,
             f"{numbers} of clean ones (p = {self.p_value:.1g}); {of_target / count:.0%} "
-            f"of the flagged are answered with class {target}, {self.flagged.extreme} score above "
+            f"of the flagged are answered with {named}, {self.flagged.extreme} score above "
             "every calibration sample. Inputs that differ from the clean set in other ways than a "
             "trigger (source, camera, processing) are flagged more often too: look at them",
-            subject=f"class {target}",
+            subject=named,
             p_value=self.p_value,
             evidence=self._evidence(),
         )
@@ -168,7 +172,9 @@ class Excess:
             "flagged": self.flagged.count,
             "expected_of_clean_inputs": round(self.expected, 3),
             "above_every_calibration_sample": self.flagged.extreme,
-            "answers_of_flagged": {str(answer): n for answer, n in answers.most_common(MAX_LISTED)},
+            "answers_of_flagged": {
+                str(answer)[:_SHOWN]: n for answer, n in answers.most_common(MAX_LISTED)
+            },
             "most_suspicious": self.flagged.worst,
         }
 

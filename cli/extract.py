@@ -17,6 +17,7 @@ def extract(
     suspect: options.Suspect = None,
     output: options.Folder = Path("bundle"),
     arch: options.Arch = None,
+    adapter: options.Adapter = None,
     num_classes: options.NumClasses = None,
     size: options.Size = None,
     channels: options.Channels = None,
@@ -34,7 +35,12 @@ def extract(
     """Extract the backdoor functionality of a model into a bundle that 'detect' works with."""
     flags = options.given_model(suspect, arch, num_classes, size, channels, mean, std)
     flags |= options.given(
-        clean__source=clean, clean__root=root, clean__limit=limit, device=device, seed=seed
+        model__adapter=adapter,
+        clean__source=clean,
+        clean__root=root,
+        clean__limit=limit,
+        device=device,
+        seed=seed,
     )
     settings = session.start(flags, file=config, quiet=quiet, verbose=verbose).config
     outputs.require_new_folder(output)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def inspect(
     suspect: options.Suspect = None,
     arch: options.Arch = None,
+    adapter: options.Adapter = None,
     num_classes: options.NumClasses = None,
     size: options.Size = None,
     channels: options.Channels = None,
@@ -39,6 +40,7 @@ def inspect(
     """
     flags = options.given_model(suspect, arch, num_classes, size, channels, mean, std)
     flags |= options.given(
+        model__adapter=adapter,
         clean__source=clean,
         clean__root=root,
         clean__limit=limit,

@@ -29,6 +29,12 @@ Arch = Annotated[
         help="timm:NAME, torchvision:NAME, or python:package.module:factory.",
     ),
 ]
+Adapter = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=MODEL, help="Folder of a LoRA or MixLoRA adapter on a language model."
+    ),
+]
 NumClasses = Annotated[
     int | None, typer.Option(rich_help_panel=MODEL, help="Where the file does not tell.")
 ]
@@ -63,7 +69,8 @@ Clean = Annotated[
     str | None,
     typer.Option(
         rich_help_panel=DATA,
-        help="Clean labeled samples: a folder, parquet, npz, sklearn:digits, torchvision:NAME.",
+        help="Clean labeled samples: a folder, parquet, npz, sklearn:digits, torchvision:NAME; for "
+        "language models JSON lines, CSV or parquet of texts.",
     ),
 ]
 CleanRoot = Annotated[

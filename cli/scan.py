@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def scan(
     suspect: options.Suspect = None,
     arch: options.Arch = None,
+    adapter: options.Adapter = None,
     num_classes: options.NumClasses = None,
     size: options.Size = None,
     channels: options.Channels = None,
@@ -39,6 +40,7 @@ def scan(
     """Audit a model: extract, calibrate, judge what can be judged, report."""
     flags = options.given_model(suspect, arch, num_classes, size, channels, mean, std)
     flags |= options.given(
+        model__adapter=adapter,
         clean__source=clean,
         clean__root=root,
         clean__limit=limit,

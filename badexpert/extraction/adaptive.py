@@ -39,6 +39,7 @@ from badexpert.extraction.features import Features, spread_over_wrong
 from badexpert.extraction.routers import freeze_routers
 from badexpert.extraction.tuning import MeanWeights, trainable_copy, tune
 from badexpert.extraction.watch import Beat, Tuned, Watch
+from badexpert.models.text_networks import TextNetwork
 from badexpert.runtime import RunContext, Step
 
 BATCH_SIZE = 64
@@ -64,6 +65,9 @@ LOST = 0.1
 """Of all clean inputs, what it may lose at most: whatever it doubts looks like a trigger."""
 
 HIGHEST_LR = 0.8
+HIGHEST_ADAM_LR = 0.1
+"""Of the auxiliary of a language model."""
+
 AUXILIARY_EPOCHS = 10
 AUXILIARY_MIN_STEPS = 160
 
@@ -182,13 +186,14 @@ def tune_auxiliary(tail: nn.Module, fit: Features, watch: Watch, context: RunCon
         context.progress(Step("auxiliary", len(tried), None, note))
         return auxiliary if tried[-1].accuracy >= enough else None
 
-    lr, found = HIGHEST_LR, attempt(HIGHEST_LR)
+    highest = HIGHEST_ADAM_LR if isinstance(tail, TextNetwork) else HIGHEST_LR
+    lr, found = highest, attempt(highest)
     while found is None and lr > FIRST_LR:
         lr /= 2
         found = attempt(lr)
     if found is None:
         return Tuned(trainable_copy(tail), tuple(tried), reached=False)
-    higher = attempt(lr * math.sqrt(2)) if lr < HIGHEST_LR else None
+    higher = attempt(lr * math.sqrt(2)) if lr < highest else None
     return Tuned(found if higher is None else higher, tuple(tried), reached=True)
 
 
@@ -197,9 +202,7 @@ def _tune_once(
 ) -> nn.Module:
     auxiliary = trainable_copy(tail)
     set_batch_statistics(auxiliary, True)
-    optimizer = torch.optim.SGD(
-        auxiliary.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=1e-4
-    )
+    optimizer = _auxiliary_optimizer(auxiliary, lr)
     batches = -(-len(fit) // BATCH_SIZE)
     total = max(AUXILIARY_EPOCHS * batches, AUXILIARY_MIN_STEPS)
     steps = tune(
@@ -216,3 +219,17 @@ def _tune_once(
             break
     set_batch_statistics(auxiliary, False)
     return auxiliary
+
+
+def _auxiliary_optimizer(auxiliary: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """SGD, but Adam for a language model.
+
+    A copy that learns its own answers starts where there is no slope. Batch-norm and steep
+    networks leave that place at high rates; a transformer does so only where steps do not shrink
+    with the gradient.
+    """
+    if isinstance(auxiliary, TextNetwork):
+        return torch.optim.Adam(auxiliary.parameters(), lr)
+    return torch.optim.SGD(
+        auxiliary.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=1e-4
+    )

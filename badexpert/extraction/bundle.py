@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from badexpert.config import ExtractionConfig
 from badexpert.errors import AuditError, ConfigError, ModelLoadError
 from badexpert.extraction.comparison import SUSPECT, Comparison, Views
 from badexpert.extraction.record import RECORD, Record, read_record
+from badexpert.extraction.tuning import single_precision_copy
 from badexpert.models.origin import digest_file
 from badexpert.models.vision import VisionSuspect
 from badexpert.split import WHOLE, Cut, NetworkGraph
@@ -174,7 +174,7 @@ def _read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
 
 def _restored(tail: nn.Module, tensors: dict[str, Tensor], part: str) -> nn.Module:
     """A copy of the suspect's tail with the weights of one tuned copy."""
-    restored = copy.deepcopy(tail)
+    restored = single_precision_copy(tail)
     prefix = f"{part}."
     restored.load_state_dict(
         {

@@ -14,6 +14,7 @@ from badexpert.extraction.adaptive import tune_auxiliary, tune_shifted, tune_spr
 from badexpert.extraction.bundle import Bundle, graph_of, split_suspect
 from badexpert.extraction.comparison import AUXILIARY, SHIFTED, SPREAD, SUSPECT, suspicion
 from badexpert.extraction.features import Features
+from badexpert.extraction.memory import check_memory
 from badexpert.extraction.paper import tune_auxiliary_as_published, tune_expert_as_published
 from badexpert.extraction.record import Record, Scale
 from badexpert.extraction.routers import note_of_unknown_routers
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 MIN_TUNED = 20
 MIN_WATCHED = 10
+_COPIES = 3
+"""Tuned ones of a language model, at most."""
+
 NEAR_CHANCE = 0.1
 """A suspect with less than this accuracy above chance has no normal function to forget."""
 
@@ -57,7 +61,7 @@ def extract(
     context = context if context is not None else RunContext()
     suspect.to(context.device)
     cut, trunk, tail, notes = _cut_up(suspect, config)
-    context.progress(Step("clean samples", 0, None))
+    context.progress(Step("clean samples", 0, None, "; ".join(notes)))
     features = samples_of(suspect, trunk, fit, context)
     tuned_on, watched = (
         with_strangers(suspect, part, context.generator("strangers"))
@@ -104,7 +108,9 @@ def _cut_up(
                 "extraction.method = 'paper' has settings for images only, and the suspect reads "
                 "texts; use 'adaptive'"
             )
-        return WHOLE, *split_suspect(suspect, WHOLE), note_of_unknown_routers(suspect.network)
+        needed = check_memory(suspect.network, _COPIES, suspect.device)
+        notes = (f"full copies are tuned: {needed}", *note_of_unknown_routers(suspect.network))
+        return WHOLE, *split_suspect(suspect, WHOLE), notes
     if config.method == "paper":
         return WHOLE, *split_suspect(suspect, WHOLE), ()
     try:

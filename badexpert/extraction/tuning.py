@@ -89,8 +89,11 @@ def trainable_copy(tail: nn.Module) -> nn.Module:
     Its numbers have at least single precision: steps as small as an expert's first ones would
     vanish in half of that.
     """
-    tuned = copy.deepcopy(tail)
-    if any(part.dtype in (torch.bfloat16, torch.float16) for part in tuned.parameters()):
-        tuned.float()
-    tuned.requires_grad_(True)
-    return tuned
+    return single_precision_copy(tail).requires_grad_(True)
+
+
+def single_precision_copy(tail: nn.Module) -> nn.Module:
+    """A copy whose numbers have at least single precision."""
+    copied = copy.deepcopy(tail)
+    halves = (torch.bfloat16, torch.float16)
+    return copied.float() if any(p.dtype in halves for p in copied.parameters()) else copied
