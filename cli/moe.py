@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import console, exits, options, outputs, session
+from . import console, exits, moe_bench, options, outputs, session
 
 if TYPE_CHECKING:
     from badexpert.moe import Entry, RankingRecipe
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from moe_core.training import Recipe
 
 app = typer.Typer(no_args_is_help=True, help="Small Mixture-of-Experts models.")
+app.command(epilog=exits.HELP)(moe_bench.bench)
 
 
 @app.command(epilog=exits.HELP)

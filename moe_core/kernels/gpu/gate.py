@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -34,8 +34,7 @@ SHARED_MEMORY = 227 * 1024
 """Bytes that a program may have on compute capability 9.0."""
 
 _TARGET = GPUTarget("cuda", 90, 32)
-_PRODUCTS = ("up", "rows_product", "inner_gradient", "weight_gradient")
-_CASES = (
+CASES = (
     ("many rows", 1024, 512, True),
     ("many rows, explicit gather", 1024, 512, False),
     ("few rows", 16, 512, True),
@@ -81,10 +80,18 @@ class Compiled(NamedTuple):
         return found
 
 
-def compile_all(dtypes: tuple[torch.dtype, ...]) -> Iterator[Compiled]:
-    """Every program in every tuned configuration, with and without gather and descriptors."""
+def compile_all(
+    dtypes: tuple[torch.dtype, ...], cases: Collection[str] | None = None
+) -> Iterator[Compiled]:
+    """Every program in every tuned configuration, with and without gather and descriptors.
+
+    Args:
+        cases: names of ``CASES``; None for all.
+    """
     for dtype in dtypes:
-        for case, rows, width, gather in _CASES:
+        for case, rows, width, gather in CASES:
+            if cases is not None and case not in cases:
+                continue
             yield from _compiled(f"{dtype}, {case}", partial(_products, dtype, rows, width, gather))
     yield from _compiled("every dtype", _without_products)
 

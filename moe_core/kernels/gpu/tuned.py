@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-_FILE = Path(__file__).with_name("tuned.json")
+FILE = Path(__file__).with_name("tuned.json")
 
 
 class Tile(NamedTuple):
@@ -73,14 +75,27 @@ class Tuned(NamedTuple):
         )
 
 
+_instead: list[Tuned] = []
+
+
 def tuned() -> Tuned:
-    """What is checked in."""
-    return _read()
+    """What is in use: what is checked in, but inside of ``tuned_as``."""
+    return _instead[-1] if _instead else _checked_in()
+
+
+@contextmanager
+def tuned_as(instead: Tuned) -> Iterator[None]:
+    """Use something else inside, for tests and to find what is best."""
+    _instead.append(instead)
+    try:
+        yield
+    finally:
+        _instead.pop()
 
 
 @cache
-def _read() -> Tuned:
-    return parse(_FILE.read_text(encoding="utf-8"))
+def _checked_in() -> Tuned:
+    return parse(FILE.read_text(encoding="utf-8"))
 
 
 def parse(text: str) -> Tuned:
@@ -93,3 +108,17 @@ def parse(text: str) -> Tuned:
         for program, several in told["programs"].items()
     }
     return Tuned(told["explicit_gather_from"], entries)
+
+
+def render(made: Tuned) -> str:
+    """As ``parse`` reads it, one entry a line."""
+    programs = ",\n".join(
+        f"    {json.dumps(program)}: [\n"
+        + ",\n".join(
+            "      " + json.dumps({**one._asdict(), "tile": one.tile._asdict()}) for one in entries
+        )
+        + "\n    ]"
+        for program, entries in made.entries.items()
+    )
+    gather = made.explicit_gather_from
+    return f'{{\n  "explicit_gather_from": {gather},\n  "programs": {{\n{programs}\n  }}\n}}\n'

@@ -6,8 +6,6 @@ import logging
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 pytest.importorskip("transformers", minversion="5")
 
@@ -49,24 +47,21 @@ def test_what_is_seen_is_what_each_expert_adds() -> None:
     assert after.attribution_TK.abs().sum() > 0
 
 
-def test_attribution_is_how_the_loss_changes_with_the_gate() -> None:
-    """Gate weights, or what they weigh, grow by a millionth: so does this part of the loss."""
-    model = model_of("Mixtral").double()
-
-    def loss() -> Tensor:
-        # transformers' own loss is computed in fp32.
-        return F.cross_entropy(model(token_ids()).logits.flatten(0, 1), token_ids().flatten())
-
+def test_attribution_by_expert_is_that_of_all_its_answers() -> None:
+    """An answer is linear in ``down_proj``, so both scale the same part of the loss."""
+    model = model_of("Mixtral")
+    _, expected = loss_and_gradients(model)
     use_fused_experts(model)
     with watching(model) as seen:
-        before = loss()
-        before.backward()
-    attribution = seen["model.layers.0.mlp.experts"][0].attribution_TK
-    assert attribution is not None
-    with torch.no_grad():
-        model.model.layers[0].mlp.experts.down_proj *= 1 + 1e-6
-        grown = (loss() - before) / 1e-6
-    assert grown.item() == pytest.approx(attribution.sum().item(), rel=1e-3)
+        loss_and_gradients(model)
+    for name, (passed,) in seen.items():
+        assert passed.attribution_TK is not None
+        down = model.get_parameter(f"{name}.down_proj").detach()
+        of_answers_E = (down * expected[f"{name}.down_proj"]).sum((1, 2))
+        attribution_E = torch.zeros(len(down)).index_add(
+            0, passed.experts_TK.flatten(), passed.attribution_TK.flatten()
+        )
+        torch.testing.assert_close(attribution_E, of_answers_E, rtol=1e-4, atol=1e-6)
 
 
 def test_eager_takes_it_back() -> None:
