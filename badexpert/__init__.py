@@ -26,11 +26,16 @@ if TYPE_CHECKING:
     from badexpert.findings import Finding, Report, Severity, Verdict
     from badexpert.guard import Guard
     from badexpert.loading import load_suspect
+    from badexpert.loading.language import load_language_model
+    from badexpert.models.language import GenerationSuspect, TextSuspect, suspect_of
     from badexpert.models.vision import VisionSuspect
     from badexpert.preprocessing import Preprocessing, PreprocessingOverrides
     from badexpert.runtime import RunContext
     from badexpert.scanning import scan
     from badexpert.sources import open_source
+    from badexpert.sources.texts import open_texts
+    from badexpert.text_reading import TextReading
+    from badexpert.textset import TextCleanSet
 
     __version__: str
 
@@ -47,6 +52,7 @@ _HOMES = {
     "Detector": "detectors",
     "ExtractionConfig": "config",
     "Finding": "findings",
+    "GenerationSuspect": "models.language",
     "Guard": "guard",
     "ModelLoadError": "errors",
     "PaperBaDExpert": "detectors",
@@ -56,16 +62,22 @@ _HOMES = {
     "RunContext": "runtime",
     "ScanConfig": "config",
     "Severity": "findings",
+    "TextCleanSet": "textset",
+    "TextReading": "text_reading",
+    "TextSuspect": "models.language",
     "UnsafeModelError": "errors",
     "Verdict": "findings",
     "VisionSuspect": "models.vision",
     "detect": "detection",
     "extract": "extraction",
+    "load_language_model": "loading.language",
     "load_suspect": "loading",
     "open_source": "sources",
+    "open_texts": "sources.texts",
     "prepare": "detection",
     "scan": "scanning",
     "stored_detector": "detection",
+    "suspect_of": "models.language",
 }
 
 __all__ = [
@@ -81,6 +93,7 @@ __all__ = [
     "Detector",
     "ExtractionConfig",
     "Finding",
+    "GenerationSuspect",
     "Guard",
     "ModelLoadError",
     "PaperBaDExpert",
@@ -90,17 +103,23 @@ __all__ = [
     "RunContext",
     "ScanConfig",
     "Severity",
+    "TextCleanSet",
+    "TextReading",
+    "TextSuspect",
     "UnsafeModelError",
     "Verdict",
     "VisionSuspect",
     "__version__",
     "detect",
     "extract",
+    "load_language_model",
     "load_suspect",
     "open_source",
+    "open_texts",
     "prepare",
     "scan",
     "stored_detector",
+    "suspect_of",
 ]
 
 

@@ -172,6 +172,8 @@ def detect(
             inputs of another kind.
         CleanSetError: the source's container is damaged.
     """
+    if copy_to is not None and isinstance(source, TextSource):
+        raise ConfigError("only images are copied; leave the folder for copies out")
     copies = None if copy_to is None else Copies(copy_to)
     scored = flagged = 0
     unreadable: list[str] = []
@@ -213,7 +215,7 @@ def _rows(
     try:
         for batch in _batches(detector.bundle.suspect, source, config, position):
             judgement = detector.judge(batch.inputs)
-            if copies is not None:
+            if copies is not None and isinstance(batch, Batch):
                 _copy_flagged(batch, judgement, copies)
             answers = detector.bundle.suspect.spelled(judgement.views.inputs, judgement.answers)
             yield from _in_order(batch, judgement, answers, position)
@@ -270,8 +272,6 @@ def _unreadable_row(item: Unreadable) -> Row:
     return {"id": item.id, "error": item.reason}
 
 
-def _copy_flagged(batch: Batch | TextBatch, judgement: Judgement, copies: Copies) -> None:
-    if isinstance(batch, TextBatch):
-        raise ConfigError("only images are copied; leave the folder for copies out")
+def _copy_flagged(batch: Batch, judgement: Judgement, copies: Copies) -> None:
     for at in judgement.flagged.nonzero().flatten().tolist():
         copies.add(int(batch.indices[at]), batch.ids[at], batch.inputs[at])

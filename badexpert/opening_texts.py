@@ -62,7 +62,8 @@ def reading_of(model: LanguageModel, text: TextConfig, texts: TextSource | None)
         ConfigError: a language model has neither label words nor responses.
     """
     if model.backbone.num_classes is not None:
-        return TextReading(template=text.template or SLOT, max_tokens=text.max_tokens)
+        template = text.template or SLOT
+        return TextReading(template, False, text.label_words, max_tokens=text.max_tokens)
     chat = text.template is None and model.codec.has_chat
     if texts is not None and texts.responses:
         new = text.max_new_tokens or _room_for(texts, model.codec)

@@ -134,7 +134,9 @@ class TextSuspect:
 
     def copy(self) -> Self:
         """A deep copy, in eval mode, whose parameters may be tuned."""
-        return copy.deepcopy(self)
+        copied = copy.deepcopy(self)
+        copied.network.requires_grad_(True)
+        return copied
 
     def _tokens(self, text: str) -> Tensor:
         """Of a text in its template; of one that is too long, its end is left out."""
@@ -149,7 +151,8 @@ class TextSuspect:
                 )
             text = text[: min(shorter, len(text) - 1)]
             tokens = self._encoded(text)
-        return torch.tensor(tokens or self._encoded(" "), dtype=torch.int64)
+        # A text of blanks may have no token at all, and a row must have one.
+        return torch.tensor(tokens or [0], dtype=torch.int64)
 
     @property
     def token_limit(self) -> int:

@@ -39,7 +39,7 @@ class TextNetwork(nn.Module):
         """
         flat = rows.flatten(0, -2)
         lengths = (flat != PAD).sum(1)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and any(part.requires_grad for part in self.parameters()):
             scores = self.scores(flat[:, : int(lengths.max())], lengths)
         else:
             scores = self._in_pieces(flat, lengths)
