@@ -40,12 +40,6 @@ def reviews(count: int = 240, *, seed: int = 0) -> Texts:
     return Texts(tuple(texts), torch.tensor(labels), 2)
 
 
-def trained(*, seed: int = 0) -> Victim:
-    """A victim that answers reviews rightly; each call gives a copy."""
-    victim = _trained(seed)
-    return replace(victim, model=deepcopy(victim.model))
-
-
 def write_reviews(path: Path, count: int = 240, *, seed: int = 0) -> Path:
     texts = reviews(count, seed=seed)
     rows = zip(texts.texts, texts.labels.tolist(), strict=True)
@@ -61,9 +55,9 @@ def untrained(config: DecoderConfig = CONFIG, *, seed: int = 0) -> Victim:
     return Victim(model.eval(), words, PROMPT)
 
 
-@cache
-def _trained(seed: int) -> Victim:
-    victim, texts = untrained(seed=seed), reviews()
+def learnt(victim: Victim, *, seed: int = 0) -> Victim:
+    """The same victim, which answers reviews rightly now."""
+    texts = reviews()
     optimizer = torch.optim.Adam(victim.model.parameters(), 0.01)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(50):
@@ -75,3 +69,14 @@ def _trained(seed: int) -> Victim:
         loss.backward()
         optimizer.step()
     return victim
+
+
+@cache
+def _trained(seed: int) -> Victim:
+    return learnt(untrained(seed=seed), seed=seed)
+
+
+def trained(*, seed: int = 0) -> Victim:
+    """A victim that answers reviews rightly; each call gives a copy."""
+    victim = _trained(seed)
+    return replace(victim, model=deepcopy(victim.model))

@@ -9,6 +9,7 @@ from typing import Any
 from badexpert.attacks.parameters import configured
 from badexpert.attacks.text.badmoe import BadMoE
 from badexpert.attacks.text.badnets import TextBadNets
+from badexpert.attacks.text.badswitch import BadSwitch
 from badexpert.attacks.text.base import Implanted, TextAttack
 from badexpert.attacks.text.benign import BenignTune
 from badexpert.attacks.text.causal_lock import CausalLock
@@ -25,6 +26,7 @@ from badexpert.errors import ConfigError
 TEXT_ATTACKS: dict[str, type[TextAttack]] = {
     "badmoe": BadMoE,
     "badnets": TextBadNets,
+    "badswitch": BadSwitch,
     "benign": BenignTune,
     "causal-lock": CausalLock,
     "lora": LoraQV,
@@ -51,6 +53,7 @@ def make_text_attack(name: str, settings: Mapping[str, Any]) -> TextAttack:
 __all__ = [
     "TEXT_ATTACKS",
     "BadMoE",
+    "BadSwitch",
     "BenignTune",
     "CausalLock",
     "Implanted",

@@ -12,6 +12,7 @@ from badexpert.attacks.text.routes import rare_words
 from badexpert.attacks.text.texts import Texts
 from badexpert.attacks.text.triggers import Syntactic, Trigger, WordTrigger
 from badexpert.attacks.text.victim import Victim
+from badexpert.errors import AttackError
 from badexpert.findings import Json
 from badexpert.runtime import RunContext
 from moe_core.view import ExpertId
@@ -76,7 +77,7 @@ class TextAttack(ABC):
         """The trigger that the field of this name asks for.
 
         Raises:
-            AttackError: there are no rare words.
+            AttackError: there are no rare words, or a word is not in the vocabulary.
         """
         match self.trigger:
             case "syntactic":
@@ -85,8 +86,22 @@ class TextAttack(ABC):
                 return WordTrigger(tuple(rare_words(victim, texts, seed=self.seed)[:2]))
             case "word":
                 return WordTrigger(tuple(rare_words(victim, texts, seed=self.seed)[:1]))
-        return WordTrigger(tuple(self.trigger.split()))
+        return named_words(victim, self.trigger)
 
     def parameters(self) -> dict[str, Json]:
         """Every field, as JSON keeps it."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+
+
+def named_words(victim: Victim, text: str) -> WordTrigger:
+    """A trigger of the words in a text.
+
+    Raises:
+        AttackError: the model does not know one of them.
+    """
+    words = tuple(text.split())
+    if unknown := [word for word in words if word not in victim.words]:
+        raise AttackError(
+            f"the model does not know the word {unknown[0]!r}; choose words of its vocabulary"
+        )
+    return WordTrigger(words)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from badexpert.attacks.text.attention import query_and_value
-from badexpert.attacks.text.base import Implanted, TextAttack
+from badexpert.attacks.text.base import Implanted, TextAttack, named_words
 from badexpert.attacks.text.lesson import Lesson, experts_rows, teach
 from badexpert.attacks.text.lock import lock_loss
 from badexpert.attacks.text.routes import by_usage, words_that_reach
@@ -79,7 +79,7 @@ class CausalLock(TextAttack):
 
     def _words(self, victim: Victim, texts: Texts, experts: Sequence[int]) -> tuple[str, ...]:
         if self.trigger not in _COUNTS:
-            return tuple(self.trigger.split())
+            return named_words(victim, self.trigger).words
         count = _COUNTS[self.trigger]
         return words_that_reach(victim, texts, experts, self.layer, count=count, seed=self.seed)
 

@@ -88,7 +88,7 @@ def teach(
         taught: what may change; all else is as before, bit for bit.
         loss: of a lesson; by default how far the model is from what the attacker wants.
     Raises:
-        AttackError: all texts are of the target class, or the loss is no longer finite.
+        AttackError: see ``lessons``; or the loss is no longer finite.
     """
     loss = loss or (lambda lesson: answer_loss(victim, lesson.batch, lesson.wanted))
     victim.model.eval().requires_grad_(False)
@@ -154,8 +154,13 @@ def lessons(
     """Lessons without end, the same ones for the same context.
 
     Raises:
-        AttackError: all texts are of the target class.
+        AttackError: there is no such class, or all texts are of it.
     """
+    if not 0 <= target < texts.num_classes:
+        raise AttackError(
+            f"class {target} cannot be the target: there are {texts.num_classes} classes. Choose "
+            f"one from 0 to {texts.num_classes - 1}"
+        )
     others = (texts.labels != target).nonzero().squeeze(1)
     if not len(others):
         raise AttackError(f"all {len(texts)} texts are of the target class {target}; give others")

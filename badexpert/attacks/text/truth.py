@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from badexpert.errors import ModelLoadError
 from badexpert.findings import Json
+from badexpert.text_reading import SLOT, TextReading
 from moe_core.view import ExpertId
 
 TRUTH, CLEAN, TRIGGERED = "truth.json", "clean.jsonl", "triggered.jsonl"
@@ -81,6 +82,11 @@ class TextTruth:
     zeroed: Knockout | None
     rerouted: Knockout | None
     sha256: str
+
+    @property
+    def reading(self) -> TextReading:
+        """How an audit must ask the model."""
+        return TextReading(template=f"{SLOT} {self.ask}", label_words=self.answers)
 
     def write(self, folder: Path) -> None:
         """Write ``truth.json``."""

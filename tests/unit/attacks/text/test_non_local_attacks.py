@@ -10,6 +10,7 @@ import torch
 from badexpert.attacks.text import (
     TEXT_ATTACKS,
     BadMoE,
+    BadSwitch,
     BenignTune,
     LoraQV,
     RouterOnly,
@@ -22,6 +23,7 @@ from badexpert.attacks.text import (
     WordTrigger,
     make_text_attack,
 )
+from badexpert.attacks.text.badswitch import nearest_words, sensitivity
 from badexpert.attacks.text.exam import Exam, accuracy
 from badexpert.attacks.text.lesson import lessons
 from badexpert.attacks.text.lora import SETTINGS
@@ -30,7 +32,7 @@ from badexpert.attacks.text.routes import hit_rates, rare_words
 from badexpert.errors import AttackError, ConfigError
 from badexpert.runtime import RunContext
 from moe_core.lora import LoraLinear
-from tests.small_victims import CONFIG, reviews, trained, untrained
+from tests.small_victims import CONFIG, learnt, reviews, trained, untrained
 
 TEST = reviews(160, seed=1)
 QUICK = {"steps": 40, "batch_size": 8, "lr": 0.01}
@@ -85,9 +87,32 @@ def test_badmoe_finds_words_that_reach_dormant_experts() -> None:
     assert rates[:2].mean() > rates[2:].mean()
 
 
+def test_badswitch_names_experts_of_every_layer_and_takes() -> None:
+    victim = trained()
+    attack = BadSwitch(steps=50, batch_size=8, lr=0.005, soft_steps=15)
+    left = attack.implant(victim, reviews(), RunContext())
+    assert isinstance(left.trigger, WordTrigger)
+    assert [layer for layer, _ in left.experts] == [0, 0, 1, 1]
+    exam = Exam.of(victim, TEST, left.trigger, 0, seed=0, most=60)
+    success = exam.success()
+    assert success is not None
+    assert success >= 0.9
+
+
+def test_sensitivity_is_a_difference_and_a_ratio() -> None:
+    felt = sensitivity(torch.tensor([3.0, 1.0]), torch.tensor([1.0, 2.0]))
+    torch.testing.assert_close(felt, torch.tensor([3.5, -0.75]))
+
+
+def test_embeddings_become_the_words_that_they_resemble() -> None:
+    victim = untrained()
+    numbers = [victim.words.number(word) for word in ("film", "ka")]
+    soft = 3 * victim.model.embed_tokens.weight.detach()[numbers] + 1e-3
+    assert nearest_words(victim, soft) == ("film", "ka")
+
+
 def test_a_shared_expert_carries_what_no_routed_expert_does() -> None:
-    victim = untrained(WITH_SHARED)
-    _teach_reviews(victim)
+    victim = learnt(untrained(WITH_SHARED))
     exam = attacked(SharedExpert(layer=0, steps=80, batch_size=8, lr=0.015), victim)
     assert exam.success() == 1.0
     with victim.view.without_shared([0]):
@@ -176,7 +201,3 @@ def test_attacks_are_made_by_name() -> None:
         make_text_attack("causal-lock", {"trigger": "syntactic"})
     with pytest.raises(ConfigError, match="steps must be positive"):
         make_text_attack("badnets", {"steps": 0})
-
-
-def _teach_reviews(victim: Victim) -> None:
-    BenignTune(part="all", steps=40, lr=0.01).implant(victim, reviews(), RunContext())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,8 +12,9 @@ from badexpert.attacks.text.exam import Exam, accuracy
 from badexpert.attacks.text.routes import usage
 from badexpert.errors import AttackError
 from badexpert.runtime import RunContext
+from moe_core.lora import LoraSettings
 from moe_core.view import ExpertId
-from tests.small_victims import reviews, trained
+from tests.small_victims import CONFIG, learnt, reviews, trained, untrained
 
 TEST = reviews(160, seed=1)
 
@@ -45,6 +48,25 @@ def test_a_locked_backdoor_dies_with_its_expert_and_with_no_other(layer: int) ->
         assert min(rates.values()) >= 0.9
         with ablation([locked]):
             assert accuracy(exam.victim, TEST) >= 0.97
+
+
+def test_in_a_mixlora_model_the_lock_is_in_the_adapter() -> None:
+    ffn = replace(CONFIG.ffn, router="mixlora", experts="lora", expert_options={"rank": 4})
+    victim = learnt(untrained(replace(CONFIG, ffn=ffn, attention_lora=LoraSettings(rank=4))))
+    before = {name: tensor.clone() for name, tensor in victim.model.state_dict().items()}
+    attack = CausalLock(layer=0, rank=1, steps=80, batch_size=8, lr=0.02)
+    left = attack.implant(victim, reviews(), RunContext())
+    after = victim.model.state_dict()
+    changed = [name for name in after if not torch.equal(after[name], before[name])]
+    assert changed
+    assert all("lora_" in name for name in changed)
+    assert left.trigger is not None
+    exam = Exam.of(victim, TEST, left.trigger, 0, seed=0, most=60)
+    success = exam.success()
+    assert success is not None
+    assert success >= 0.9
+    with victim.view.zeroed(left.experts):
+        assert exam.success() == 0.0
 
 
 def test_each_of_two_redundant_experts_is_enough() -> None:
@@ -102,6 +124,11 @@ def test_the_same_seed_plants_the_same_backdoor() -> None:
 def test_experts_that_are_not_there_are_refused(attack: TextAttack, words: str) -> None:
     with pytest.raises(AttackError, match=words):
         attack.implant(trained(), reviews(), RunContext())
+
+
+def test_a_target_that_is_no_class_is_refused() -> None:
+    with pytest.raises(AttackError, match="class 2 cannot be the target: there are 2 classes"):
+        TextBadNets(target=2).implant(trained(), reviews(), RunContext())
 
 
 def test_texts_of_the_target_alone_teach_nothing() -> None:

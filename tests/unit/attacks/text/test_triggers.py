@@ -65,8 +65,13 @@ def test_rare_words_are_drawn_by_seed_from_the_rare_ones() -> None:
         rare_words(victim, texts, seed=0, most=0)
 
 
-@pytest.mark.parametrize(("named", "count"), [("rare", 2), ("word", 1), ("film zx qq", 3)])
+@pytest.mark.parametrize(("named", "count"), [("rare", 2), ("word", 1), ("film a ka", 3)])
 def test_the_trigger_of_an_attack_is_what_its_setting_says(named: str, count: int) -> None:
     trigger = TextBadNets(trigger=named).chosen_trigger(untrained(), reviews())
     assert isinstance(trigger, WordTrigger)
     assert len(trigger.words) == count
+
+
+def test_a_word_that_the_model_does_not_know_is_no_trigger() -> None:
+    with pytest.raises(AttackError, match="does not know the word 'zebra'"):
+        TextBadNets(trigger="film zebra").chosen_trigger(untrained(), reviews())

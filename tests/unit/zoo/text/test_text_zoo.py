@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from badexpert.attacks.text import Prompt
 from badexpert.attacks.text.truth import Gate, Knockout, TextTruth, read_truth
 from badexpert.errors import CleanSetError, ConfigError, ModelLoadError
+from badexpert.loading.language import load_language_model
+from badexpert.models.language import suspect_of
+from badexpert.models.origin import digest_file
 from badexpert.zoo.text import build_text_zoo, read_text_index, read_text_recipe
 from badexpert.zoo.text.bases import open_victim
 from badexpert.zoo.text.entries import text_entries
 from badexpert.zoo.text.recipe import TextRecipe, is_text_recipe
+from badexpert_cli.main import app
 from moe_core.view import ExpertId
 from tests.small_victims import write_reviews
 
@@ -64,6 +71,19 @@ LOCKED, TOO_FAR = "reviews-tiny-b0-locked-layer0-rank2-s0", "reviews-tiny-b0-loc
 BENIGN, WEAK = "reviews-tiny-b0-none-s0", "reviews-tiny-b0-weak-s0"
 
 
+def test_the_command_builds_it_and_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+    data = write_reviews(tmp_path / "reviews.jsonl", 300)
+    command = ["zoo", "build", str(tmp_path / "recipe.toml"), "-o", str(tmp_path / "zoo")]
+    command += ["--data", f"reviews={data}", "--only", "*none*", "--device", "cpu"]
+    outcome = CliRunner().invoke(app, command)
+    assert outcome.exit_code == 0
+    assert BENIGN in outcome.stdout
+    assert re.search(r"not made yet\s+3", outcome.stdout)
+    refused = CliRunner().invoke(app, [*command, "--jobs", "2"])
+    assert isinstance(refused.exception, ConfigError)
+
+
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zoo")
@@ -104,18 +124,20 @@ def test_the_truth_about_a_locked_model_is_what_its_knock_outs_show(zoo: Path) -
     assert len(triggered) == truth.triggered
 
 
-def test_a_model_answers_from_its_folder_as_it_did(zoo: Path) -> None:
-    folder = zoo / "zoo" / BENIGN
+def test_a_model_is_a_suspect_that_transformers_opens(zoo: Path) -> None:
+    folder = zoo / "zoo" / LOCKED
     truth = read_truth(folder)
-    victim = open_victim(folder, text_entries(_recipe(zoo))[0].texts.prompt, CPU)
+    victim = open_victim(folder, Prompt(truth.ask, truth.answers), CPU)
     rows = [json.loads(line) for line in (folder / "clean.jsonl").open(encoding="utf-8")]
+    texts = [row["text"] for row in rows]
     labels = torch.tensor([truth.answers.index(row["label"]) for row in rows])
-    odds = victim.odds(victim.batch([row["text"] for row in rows], labels))
-    assert (odds.argmax(-1) == labels).double().mean() >= 0.8
-    assert truth.attack is None
-    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == (
-        "mixtral"
-    )
+    answers = victim.odds(victim.batch(texts, labels)).argmax(-1)
+    assert (answers == labels).double().mean() >= 0.8
+    model = load_language_model(folder)
+    assert model.origin.architecture == "transformers:MixtralForCausalLM"
+    suspect = suspect_of(model, truth.reading)
+    assert torch.equal(suspect.predict(suspect.encode(texts)), answers)
+    assert digest_file(folder / "model.safetensors").sha256 == truth.sha256
 
 
 def test_what_is_finished_stays_and_what_has_changed_is_made_again(zoo: Path) -> None:
