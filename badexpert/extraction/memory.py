@@ -36,11 +36,11 @@ def check_memory(network: nn.Module, copies: int, device: torch.device) -> str:
         AuditError: the device does not have that much.
     """
     needed, there = memory_of_copies(network, copies), memory_of(device)
-    sizes = f"{needed / 2**30:.2f} GiB for the model and {copies} tuned copies"
+    sizes = f"{_readable(needed)} for the model and {copies} tuned copies"
     if needed > there:
         raise AuditError(
             f"extraction needs {sizes}, beside activations, and {device} has "
-            f"{there / 2**30:.1f} GiB. Use a larger device, or a smaller model of the family"
+            f"{_readable(there)}. Use a larger device, or a smaller model of the family"
         )
     return f"{sizes}, beside activations"
 
@@ -50,3 +50,7 @@ def memory_of(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _readable(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 1 << 30 else f"{size / 2**20:.1f} MiB"

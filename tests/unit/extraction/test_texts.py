@@ -98,7 +98,7 @@ def test_each_part_did_what_it_is_for() -> None:
     assert record.clean_accuracy[SHIFTED] < 0.6
     assert record.clean_accuracy[SPREAD] < 0.6
     assert record.clean_accuracy[AUXILIARY] >= record.clean_accuracy[SUSPECT] - 0.1
-    assert "GiB for the model and 3 tuned copies" in record.notes[0]
+    assert "MiB for the model and 3 tuned copies" in record.notes[0]
     assert set(writes().bundle.parts) == {SHIFTED, AUXILIARY}
 
 
@@ -205,7 +205,7 @@ def test_a_device_that_is_too_small_is_said_before_the_work(
 ) -> None:
     monkeypatch.setattr(memory, "memory_of", lambda device: 1 << 10)
     model = planted(head=False, moe=True)
-    with pytest.raises(AuditError, match="extraction needs 0.00 GiB .* cpu has 0.0 GiB"):
+    with pytest.raises(AuditError, match=r"extraction needs \d\.\d MiB .* cpu has 0\.0 MiB"):
         extract(model.suspect, model.clean)
 
 
