@@ -16,7 +16,13 @@ KEEP = -1
 
 
 class Intervention:
-    """Changes nothing; subclasses override what they change."""
+    """Changes nothing; subclasses override what they change.
+
+    Attributes:
+        changes_rows: whether ``ran`` does anything.
+    """
+
+    changes_rows = False
 
     def routed(self, routing: Routing) -> Routing:
         """The routing that is to be used instead."""
@@ -48,6 +54,8 @@ class Constant(Intervention):
         experts: whose answers change.
         answer_ED: (experts of the layer, width); only the rows of ``experts`` are read.
     """
+
+    changes_rows = True
 
     def __init__(self, experts: Iterable[int], answer_ED: Tensor) -> None:
         self.experts = sorted(experts)

@@ -70,16 +70,36 @@ class MoELayer(nn.Module):
         routing = self.router(x_TD, None if ids is None else ids.reshape(-1))
         for intervention in self._interventions:
             routing = intervention.routed(routing)
+        y_TD = self._fused(x_TD, routing)
+        if y_TD is None:
+            y_TD = self._by_rows(x_TD, routing)
+        if self.shared is not None:
+            y_TD = y_TD + self.shared(x_TD)
+        return MoEOutput(y_TD.view(*x.shape[:-1], y_TD.shape[-1]), routing)
+
+    def _fused(self, x_TD: Tensor, routing: Routing) -> Tensor | None:
+        """The experts in one operation; None if someone needs the rows, or there is none such."""
+        if any(observer.needs_rows for observer in self._observers) or any(
+            intervention.changes_rows for intervention in self._interventions
+        ):
+            return None
+        fused = self.experts.fused(x_TD, routing, audit=bool(self._observers))
+        if fused is None:
+            return None
+        if fused.contribution_TK is not None:
+            for observer in self._observers:
+                observer.see_fused(routing, fused.contribution_TK)
+        return fused.out_TD
+
+    def _by_rows(self, x_TD: Tensor, routing: Routing) -> Tensor:
+        """The experts row by row, so that each answer can be seen and changed."""
         dispatch = plan(self.experts.executed(routing), self.num_experts)
         y_SD = self.experts(x_TD, dispatch, routing)
         for intervention in self._interventions:
             y_SD = intervention.ran(y_SD, dispatch)
         for observer in self._observers:
             observer.see(routing, dispatch, y_SD)
-        y_TD = kernels.combine(y_SD, routing.weights_TK, dispatch).to(x.dtype)
-        if self.shared is not None:
-            y_TD = y_TD + self.shared(x_TD)
-        return MoEOutput(y_TD.view(*x.shape[:-1], y_TD.shape[-1]), routing)
+        return kernels.combine(y_SD, routing.weights_TK, dispatch).to(x_TD.dtype)
 
     def __call__(self, x: Tensor, ids: Tensor | None = None) -> MoEOutput:
         output: MoEOutput = super().__call__(x, ids)

@@ -13,7 +13,21 @@ from moe_core.routing import Routing
 
 
 class Observer(ABC):
-    """Sees each pass through a layer, after all interventions."""
+    """Sees each pass through a layer, after all interventions.
+
+    Attributes:
+        needs_rows: False where ``see_fused`` will do, which saves writing all rows out.
+    """
+
+    needs_rows = True
+
+    def see_fused(self, routing: Routing, contribution_TK: Tensor) -> None:
+        """Take note of a pass whose rows nobody has seen; only called without ``needs_rows``.
+
+        Args:
+            contribution_TK: norm of ``weight * expert(x)``, (tokens, slots); 0 where none ran.
+        """
+        raise NotImplementedError(f"{type(self).__name__} looks at rows")
 
     @abstractmethod
     def see(self, routing: Routing, dispatch: Dispatch, y_SD: Tensor) -> None:
@@ -47,6 +61,8 @@ class Recording(Observer):
         passes: in order.
     """
 
+    needs_rows = False
+
     def __init__(self) -> None:
         self.passes: list[Record] = []
 
@@ -55,13 +71,19 @@ class Recording(Observer):
         wide = torch.promote_types(y_SD.dtype, torch.float32)
         norms = torch.linalg.vector_norm(y_SD.detach(), dim=-1, dtype=wide)
         norm_TK = norms.new_zeros(weights_TK.numel()).index_copy(0, dispatch.slots_S, norms)
+        self._note(routing, weights_TK.abs() * norm_TK.view_as(weights_TK), _counts(dispatch))
+
+    def see_fused(self, routing: Routing, contribution_TK: Tensor) -> None:
+        self._note(routing, contribution_TK, routing.load_E)
+
+    def _note(self, routing: Routing, contribution_TK: Tensor, load_E: Tensor) -> None:
         self.passes.append(
             Record(
                 probs_TE=routing.probs_TE.detach(),
                 experts_TK=routing.experts_TK,
-                weights_TK=weights_TK,
-                contribution_TK=weights_TK.abs() * norm_TK.view_as(weights_TK),
-                load_E=_counts(dispatch),
+                weights_TK=routing.weights_TK.detach(),
+                contribution_TK=contribution_TK,
+                load_E=load_E,
             )
         )
 

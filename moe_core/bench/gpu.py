@@ -181,7 +181,8 @@ def _milliseconds(made: Problem, kind: fused.Kind, device: torch.device, tiles: 
 
 def tune(device: torch.device, until: float) -> tuple[Tuned, dict[str, Any]]:
     """The best tiles for few and for many rows an expert, and what was measured for it."""
-    best, told = tuned(), {}
+    best = tuned()
+    told: dict[str, Any] = {}
     for least_rows, tokens in ((0, 4096), (400, 32768)):
         made = problem(SHAPES["qwen3-30b"], tokens, torch.bfloat16, device)
         found = best_tiles(made, best, device, until)

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 from moe_core.dispatch import Dispatch
+from moe_core.kernels import Fused
 from moe_core.routing import Routing
 
 
@@ -44,6 +45,14 @@ class Experts(nn.Module, ABC):
     def executed(self, routing: Routing) -> Tensor:
         """Which expert runs in each slot, (tokens, slots) int64, negative for none."""
         return routing.experts_TK
+
+    def fused(self, x_TD: Tensor, routing: Routing, *, audit: bool) -> Fused | None:
+        """All of the layer but its router in one operation; None for kinds that have none.
+
+        Args:
+            audit: whether the norm of each slot's addend is wanted.
+        """
+        return None
 
     @abstractmethod
     def expert(self, index: int) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from moe_core import kernels
 from moe_core.dispatch import Dispatch
 from moe_core.experts.base import Experts
 from moe_core.ffn import halves
+from moe_core.kernels import Fused
 from moe_core.routing import Routing
 
 INIT_STD = 0.02
@@ -33,6 +34,19 @@ class SwiGLUExperts(Experts):
         x_SD = kernels.permute(x_TD, dispatch)
         pre_SI = kernels.grouped_linear(x_SD, self.gate_up_proj, dispatch.ends_E)
         return kernels.grouped_linear(kernels.swiglu(pre_SI), self.down_proj, dispatch.ends_E)
+
+    def fused(self, x_TD: Tensor, routing: Routing, *, audit: bool) -> Fused | None:
+        # Elsewhere there is nothing to gain, and rows can be looked at.
+        if kernels.triton_refuses(self.gate_up_proj, self.num_experts):
+            return None
+        return kernels.fused_experts(
+            x_TD,
+            self.gate_up_proj,
+            self.down_proj,
+            routing.experts_TK,
+            routing.weights_TK,
+            audit=audit,
+        )
 
     def expert(self, index: int) -> dict[str, Tensor]:
         return halves(self.gate_up_proj[index], self.down_proj[index])

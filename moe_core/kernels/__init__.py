@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moe_core.dispatch import combine, permute
 from moe_core.kernels.activation import swiglu
-from moe_core.kernels.backends import Backend
+from moe_core.kernels.backends import Backend, triton_refuses
 from moe_core.kernels.fused import fused_experts
 from moe_core.kernels.grouped import grouped_linear, grouped_linear_reference
 from moe_core.kernels.told import Constants, Fused
@@ -19,4 +19,5 @@ __all__ = [
     "grouped_linear_reference",
     "permute",
     "swiglu",
+    "triton_refuses",
 ]

@@ -83,7 +83,7 @@ def watching(model: nn.Module) -> Iterator[dict[str, list[Seen]]]:
     """
     layers = {name: module for name, module in model.named_modules() if _is_experts(module)}
     for name, module in layers.items():
-        if not str(module.config._experts_implementation).startswith(NAME):  # type: ignore[union-attr]
+        if not str(module.config._experts_implementation).startswith(NAME):
             raise ValueError(f"{name} does not run on fused experts; call use_fused_experts first")
         if reason := _misfit(module):
             raise ValueError(f"{name} cannot be watched: {reason}")

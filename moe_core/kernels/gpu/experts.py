@@ -66,6 +66,7 @@ def forward(
     pre, act = products.up(job, rows, gate_up_proj, gather=gather, save=save)
     del rows
     y = products.rows_product(job, act, down_proj, depth_first=False)
+    del act
     return Forward(
         *combined(y, plan, x_TD, weights_TK, experts_TK, constants, direction_D, audit=audit),
         pre,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from moe_core.kernels.gpu import experts as gpu
+from moe_core.kernels.gpu.device import device_of
 from moe_core.kernels.gpu.plan import Plan
 from moe_core.kernels.told import Constants, Fused
 
@@ -63,17 +64,18 @@ def _experts(
     audit: bool,
     save: bool,
 ) -> _Eight:
-    done = gpu.forward(
-        x,
-        gate_up_proj,
-        down_proj,
-        experts,
-        weights,
-        _constants(chosen, answers),
-        direction,
-        audit=audit,
-        save=save,
-    )
+    with device_of(x):
+        done = gpu.forward(
+            x,
+            gate_up_proj,
+            down_proj,
+            experts,
+            weights,
+            _constants(chosen, answers),
+            direction,
+            audit=audit,
+            save=save,
+        )
     return *done[:5], *done.plan
 
 
@@ -125,18 +127,19 @@ def _experts_backward(
     needs_down: bool,
     needs_weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return gpu.backward(
-        _rows_contiguous(grad),
-        x,
-        gate_up_proj,
-        down_proj,
-        experts,
-        weights,
-        _constants(chosen, answers),
-        pre,
-        Plan(slots, rows, ends),
-        (needs_x, needs_gate_up, needs_down, needs_weights),
-    )
+    with device_of(x):
+        return gpu.backward(
+            _rows_contiguous(grad),
+            x,
+            gate_up_proj,
+            down_proj,
+            experts,
+            weights,
+            _constants(chosen, answers),
+            pre,
+            Plan(slots, rows, ends),
+            (needs_x, needs_gate_up, needs_down, needs_weights),
+        )
 
 
 @_experts_backward.register_fake

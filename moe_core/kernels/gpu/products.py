@@ -206,7 +206,7 @@ def _describable(tensor: Tensor) -> bool:
         last == 1
         and tensor.numel() > 0
         and tensor.data_ptr() % _ALIGNMENT == 0
-        and all(stride * tensor.itemsize % _ALIGNMENT == 0 for stride in outer)
+        and all(stride and stride * tensor.itemsize % _ALIGNMENT == 0 for stride in outer)
     )
 
 

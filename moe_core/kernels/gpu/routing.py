@@ -8,6 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
+from moe_core.kernels.gpu.device import device_of
 from moe_core.kernels.gpu.programs.router import router as _router
 
 _ELEMENTS = 2048
@@ -37,7 +38,9 @@ def route(
     load = logits.new_zeros(num_experts, dtype=torch.int32)
     across = triton.next_power_of_2(num_experts)
     block = max(1, _ELEMENTS // across)
-    if tokens:
+    if not tokens:
+        return weights, experts, probs, load, chosen
+    with device_of(logits):
         _router[(triton.cdiv(tokens, block),)](
             logits,
             probs if bias is None else bias.float().contiguous(),
