@@ -18,7 +18,7 @@ from badexpert.loading.files import ModelFiles, confined, find_files, read_json
 from badexpert.loading.sniff import FileFormat, refuse, sniff
 from badexpert.loading.transformers_models import build_module
 from badexpert.models.backbones import Backbone, DecoderBackbone, TransformersBackbone
-from badexpert.models.codec import open_codec
+from badexpert.models.codec import TOKENIZER, open_codec
 from badexpert.models.language import LanguageModel
 from badexpert.models.origin import Origin, count_parameters, digest_file, digest_together
 from moe_core.lm.folder import OWN, load_decoder
@@ -73,7 +73,8 @@ def load_language_model(
     if files.config is None:
         raise ModelLoadError(f"{path} has no {CONFIG}; give the whole folder of the model")
     backbone, architecture, stored_dtype = _backbone(path, files, files.config)
-    read = [*files.weights, path / CONFIG]
+    beside = [path / name for name in (CONFIG, TOKENIZER)]
+    read = [*files.weights, *(file for file in beside if file.is_file())]
     if adapter is not None:
         read += apply_adapter(backbone.module, Path(adapter))
     backbone.eval().requires_grad_(False)
@@ -109,13 +110,14 @@ def _backbone(
         except (ValueError, OSError) as error:
             raise ModelLoadError(f"{path} holds no model of moe_core: {error}") from error
     names = _architectures(document)
-    if not any(name.endswith(_HEADS) for name in names):
+    head = next((name for name in names if name.endswith(_HEADS)), None)
+    if head is None:
         raise ModelLoadError(
             f"{path}: {CONFIG} names the architectures {', '.join(names) or 'none'}; a language "
             f"model's ends in one of {', '.join(_HEADS)}. Export the model with its head"
         )
     dtype = _usual_dtype(tensors)
-    module: nn.Module = build_module(document, names[0], tensors, getattr(torch, dtype))
+    module: nn.Module = build_module(document, head, tensors, getattr(torch, dtype))
     return TransformersBackbone(module), f"transformers:{type(module).__name__}", dtype
 
 

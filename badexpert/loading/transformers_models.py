@@ -1,4 +1,7 @@
-"""Models of the package transformers, built from data alone: a configuration and tensors."""
+"""Models of the package transformers, built from data alone: a configuration and tensors.
+
+Run with transformers 5.17.0 and 5.23.0.
+"""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_shards_are_read_and_kept_in_the_folder(folder: Path) -> None:
     index.write_text(json.dumps({"weight_map": where}))
     model = load_language_model(folder)
     torch.testing.assert_close(model.backbone.last_logits(IDS, LENGTHS), before)
-    assert len(model.origin.files) == 3
+    assert len(model.origin.files) == 4  # shards, configuration, tokenizer
     index.write_text(json.dumps({"weight_map": where | {names[0]: "../../etc/passwd"}}))
     with pytest.raises(ModelLoadError, match="outside the model's folder"):
         load_language_model(folder)
