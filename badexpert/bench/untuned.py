@@ -15,7 +15,7 @@ from badexpert.detection import calibrate
 from badexpert.detectors import Detector
 from badexpert.extraction import Bundle
 from badexpert.extraction.bundle import graph_of
-from badexpert.extraction.comparison import AUXILIARY, EXPERTS, SHIFTED, SUSPECT
+from badexpert.extraction.comparison import AUXILIARIES, EXPERTS, SHIFTED, SUSPECT
 from badexpert.extraction.record import Record, Scale
 from badexpert.loading.architecture import parse_architecture
 from badexpert.models.vision import VisionSuspect
@@ -53,7 +53,8 @@ def untuned_bundle(suspect: VisionSuspect, tail_share: float | None) -> Bundle:
     graph = graph_of(suspect)
     cut = graph.default_cut() if tail_share is None else graph.at_share(tail_share)
     trunk, tail = graph.split(cut)
-    parts = (SHIFTED, AUXILIARY) if has_batch_norm(tail) else (*EXPERTS, AUXILIARY)
+    experts = (SHIFTED,) if has_batch_norm(tail) else EXPERTS
+    parts = (*experts, *AUXILIARIES)
     record = Record.of(
         suspect,
         cut=cut,

@@ -1,4 +1,4 @@
-"""Our comparison: the backdoor experts still hold the answer, or the auxiliary gave it up."""
+"""Our comparison: the backdoor experts still hold the answer, or an auxiliary gave it up."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from badexpert.detectors.base import Detector
-from badexpert.extraction.comparison import AUXILIARY, EXPERTS, Views, suspicion
+from badexpert.extraction.comparison import AUXILIARIES, EXPERTS, Views, suspicion
 
 
 class BaDExpert(Detector):
-    """The sum of how unlike clean inputs the experts and the auxiliary see an input.
+    """The sum of how unlike clean inputs the experts and the auxiliaries see an input.
 
     Each is measured in units of its own tails on held-out clean samples, so no constant depends on
     the architecture, and none counts less than nothing: an expert that lost the backdoor takes
@@ -21,13 +21,13 @@ class BaDExpert(Detector):
     clean ones.
 
     Source: Xie et al., ICLR 2024, arXiv:2308.12439, section 4.
-    Departs: log-odds instead of probabilities, so that nothing saturates; the auxiliary's doubt is
-        measured from the suspect's own; a second expert where there is no batch-norm; a sum
-        instead of two lines in the plane, so that there is no slope to set.
+    Departs: log-odds instead of probabilities, so that nothing saturates; an auxiliary's doubt is
+        measured from the suspect's own; a second expert where there is no batch-norm, and a second
+        auxiliary; a sum instead of two lines in the plane, so that there is no slope to set.
     """
 
     name: ClassVar[str] = "badexpert"
-    parts: ClassVar[frozenset[str]] = frozenset({*EXPERTS, AUXILIARY})
+    parts: ClassVar[frozenset[str]] = frozenset({*EXPERTS, *AUXILIARIES})
 
     def combine(self, views: Views) -> Tensor:
         scales = self.bundle.record.scales

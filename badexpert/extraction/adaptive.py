@@ -1,4 +1,4 @@
-"""Tune the backdoor experts and the auxiliary with nothing set by hand.
+"""Tune the backdoor experts with nothing set by hand.
 
 All searches read clean samples only, on a part that is not tuned on.
 
@@ -16,16 +16,11 @@ the backdoor over a longer stretch; with it, this expert is enough.
 the weights keep what they hold over learning rates a hundredfold apart: the safer expert where no
 batch-norm holds the network together, and cheap, since little is tuned there.
 
-The auxiliary learns the suspect's own answers to the clean samples, not their labels, at a learning
-rate as high as the function survives, to a factor of the root of two. The suspect's probabilities
-say far more of its function than a label does, so a few samples hold it together at rates at which
-nothing holds the backdoor, and the auxiliary differs from the suspect where a trigger is and hardly
-elsewhere. With batch statistics it survives higher rates still.
+The auxiliaries, which give the backdoor up instead, are in ``extraction.auxiliary``.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -34,12 +29,10 @@ from torch import Tensor, nn
 
 from badexpert.batchnorm import set_batch_statistics
 from badexpert.cleanset import mislabel
-from badexpert.errors import AuditError
 from badexpert.extraction.features import Features, spread_over_wrong
 from badexpert.extraction.routers import freeze_routers
 from badexpert.extraction.tuning import MeanWeights, trainable_copy, tune
 from badexpert.extraction.watch import Beat, Tuned, Watch
-from badexpert.models.text_networks import TextNetwork
 from badexpert.runtime import RunContext, Step
 
 BATCH_SIZE = 64
@@ -57,19 +50,6 @@ MAX_AVERAGED = 20
 COLLAPSING = 0.25
 COLLAPSED = 0.05
 """Of the accuracy above chance, what is left when a collapse is near its end, and at its end."""
-
-RECOVERED = 0.8
-"""Of the accuracy above chance, what the auxiliary must have regained."""
-
-LOST = 0.1
-"""Of all clean inputs, what it may lose at most: whatever it doubts looks like a trigger."""
-
-HIGHEST_LR = 0.8
-HIGHEST_ADAM_LR = 0.1
-"""Of the auxiliary of a language model."""
-
-AUXILIARY_EPOCHS = 10
-AUXILIARY_MIN_STEPS = 160
 
 
 @dataclass(frozen=True)
@@ -161,75 +141,3 @@ def _forget(
 
 def _growing(step: int) -> float:
     return FIRST_LR * GROWTH ** (step // BEAT)
-
-
-def tune_auxiliary(tail: nn.Module, fit: Features, watch: Watch, context: RunContext) -> Tuned:
-    """The auxiliary: a copy that learns the suspect's answers as hard as its function survives.
-
-    Source: Xie et al., ICLR 2024, arXiv:2308.12439, section 4; the targets are those of Hinton et
-        al., "Distilling the knowledge in a neural network", arXiv:1503.02531.
-    Departs: the suspect's probabilities instead of labels; the learning rate is searched for, and
-        falls on a cosine.
-    """
-    tried: list[Beat] = []
-    targets = fit.answering.own(fit.through(tail, context.device))
-    enough = max(watch.level(RECOVERED), watch.accuracy - LOST)
-
-    def attempt(lr: float) -> nn.Module | None:
-        """An auxiliary that has recovered, or nothing."""
-        try:
-            auxiliary = _tune_once(tail, fit, targets, lr, context)
-        except AuditError:
-            return None
-        tried.append(watch.look(auxiliary, context.device, len(tried) + 1, lr))
-        note = f"learning rate {lr:.2g}: clean accuracy {tried[-1].accuracy:.2f}"
-        context.progress(Step("auxiliary", len(tried), None, note))
-        return auxiliary if tried[-1].accuracy >= enough else None
-
-    highest = HIGHEST_ADAM_LR if isinstance(tail, TextNetwork) else HIGHEST_LR
-    lr, found = highest, attempt(highest)
-    while found is None and lr > FIRST_LR:
-        lr /= 2
-        found = attempt(lr)
-    if found is None:
-        return Tuned(trainable_copy(tail), tuple(tried), reached=False)
-    higher = attempt(lr * math.sqrt(2)) if lr < highest else None
-    return Tuned(found if higher is None else higher, tuple(tried), reached=True)
-
-
-def _tune_once(
-    tail: nn.Module, fit: Features, targets: Tensor, lr: float, context: RunContext
-) -> nn.Module:
-    auxiliary = trainable_copy(tail)
-    set_batch_statistics(auxiliary, True)
-    optimizer = _auxiliary_optimizer(auxiliary, lr)
-    batches = -(-len(fit) // BATCH_SIZE)
-    total = max(AUXILIARY_EPOCHS * batches, AUXILIARY_MIN_STEPS)
-    steps = tune(
-        auxiliary,
-        fit,
-        targets,
-        optimizer=optimizer,
-        schedule=lambda step: lr * 0.5 * (1 + math.cos(math.pi * step / total)),
-        batch_size=BATCH_SIZE,
-        generator=context.generator("auxiliary"),
-    )
-    for step in steps:
-        if step >= total:
-            break
-    set_batch_statistics(auxiliary, False)
-    return auxiliary
-
-
-def _auxiliary_optimizer(auxiliary: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """SGD, but Adam for a language model.
-
-    A copy that learns its own answers starts where there is no slope. Batch-norm and steep
-    networks leave that place at high rates; a transformer does so only where steps do not shrink
-    with the gradient.
-    """
-    if isinstance(auxiliary, TextNetwork):
-        return torch.optim.Adam(auxiliary.parameters(), lr)
-    return torch.optim.SGD(
-        auxiliary.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=1e-4
-    )

@@ -15,21 +15,23 @@ SUSPECT = "suspect"
 SHIFTED = "shifted"
 SPREAD = "spread"
 AUXILIARY = "auxiliary"
+DISTILLED = "distilled"
 
 EXPERTS = (SHIFTED, SPREAD)
+AUXILIARIES = (AUXILIARY, DISTILLED)
 
 
 def suspicion(part: str, log_odds: Mapping[str, Tensor]) -> Tensor:
     """Higher = more suspicious: an expert that holds the answer, an auxiliary that gave it up.
 
-    What the auxiliary gave up is measured from what there was: of an answer of which the suspect
+    What an auxiliary gave up is measured from what there was: of an answer of which the suspect
     was never sure, an auxiliary that doubts it says nothing.
 
     Args:
         log_odds: of the suspect's answers under the suspect and this part, each (batch,).
     """
-    if part == AUXILIARY:
-        return log_odds[SUSPECT].double() - log_odds[AUXILIARY]
+    if part in AUXILIARIES:
+        return log_odds[SUSPECT].double() - log_odds[part]
     return log_odds[part].double()
 
 
@@ -38,8 +40,8 @@ class Views(NamedTuple):
 
     Attributes:
         answers: of the suspect, (batch,): class indices, or 0 for the response that it wrote.
-        log_odds: of that answer, by part (``suspect``, ``shifted``, ``spread``, ``auxiliary``);
-            each (batch,) fp32. Only the parts that were asked for are there.
+        log_odds: of that answer, by part (``suspect``, ``shifted``, ``spread``, ``auxiliary``,
+            ``distilled``); each (batch,) fp32. Only the parts that were asked for are there.
         inputs: what was looked at: pixels, (batch, channels, height, width), floating, in [0, 1],
             or rows of tokens.
     """

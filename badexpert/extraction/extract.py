@@ -10,17 +10,27 @@ from torch import nn
 from badexpert.batchnorm import has_batch_norm
 from badexpert.config import ExtractionConfig
 from badexpert.errors import AuditError, CleanSetError, ConfigError
-from badexpert.extraction.adaptive import tune_auxiliary, tune_shifted, tune_spread
+from badexpert.extraction.adaptive import tune_shifted, tune_spread
+from badexpert.extraction.auxiliary import tune_auxiliary, tune_distilled
 from badexpert.extraction.bundle import Bundle, graph_of, split_suspect
-from badexpert.extraction.comparison import AUXILIARY, SHIFTED, SPREAD, SUSPECT, suspicion
-from badexpert.extraction.features import Features
+from badexpert.extraction.comparison import (
+    AUXILIARY,
+    DISTILLED,
+    SHIFTED,
+    SPREAD,
+    SUSPECT,
+    suspicion,
+)
+from badexpert.extraction.features import Features, compute_features
 from badexpert.extraction.memory import check_memory
 from badexpert.extraction.paper import tune_auxiliary_as_published, tune_expert_as_published
 from badexpert.extraction.record import Record, Scale
 from badexpert.extraction.routers import note_of_unknown_routers
 from badexpert.extraction.samples import CANDIDATES, samples_of, with_strangers
+from badexpert.extraction.views import views_of
 from badexpert.extraction.watch import Tuned, Watch, watch_over
 from badexpert.models.answering import CLASSES
+from badexpert.models.text_networks import TextNetwork
 from badexpert.models.vision import VisionSuspect
 from badexpert.runtime import RunContext, Step
 from badexpert.split import WHOLE, Cut
@@ -62,11 +72,12 @@ def extract(
     suspect.to(context.device)
     cut, trunk, tail, notes = _cut_up(suspect, config)
     context.progress(Step("clean samples", 0, None, "; ".join(notes)))
-    features = samples_of(suspect, trunk, fit, context)
-    tuned_on, watched = (
+    samples = samples_of(suspect, fit, context)
+    tuned_on, held_out = (
         with_strangers(suspect, part, context.generator("strangers"))
-        for part in _apart(features, config.watch, context)
+        for part in _apart(samples, config.watch, context)
     )
+    watched = compute_features(trunk, held_out, context.device)
     watch = watch_over(tail, watched, suspect.num_classes or CANDIDATES, context.device)
     if watch.accuracy <= watch.chance + NEAR_CHANCE * (1 - watch.chance):
         raise AuditError(
@@ -74,7 +85,7 @@ def extract(
             f"being {watch.chance:.1%}: there is no normal function to forget. Check "
             "preprocessing and labels with 'badexpert inspect'"
         )
-    tuned = _tune_all(tail, tuned_on, watch, config, context)
+    tuned = _tune_all(trunk, tail, tuned_on, watch, config, context)
     notes += fit.gaps + tuple(_SHORTFALLS[part] for part, copy in tuned.items() if not copy.reached)
     tails = {SUSPECT: tail, **{part: copy.tail for part, copy in tuned.items()}}
     logits = {part: watched.through(copy, context.device) for part, copy in tails.items()}
@@ -136,16 +147,37 @@ def _apart(features: Features, share: float, context: RunContext) -> tuple[Featu
 
 
 def _tune_all(
-    tail: nn.Module, fit: Features, watch: Watch, config: ExtractionConfig, context: RunContext
+    trunk: nn.Module,
+    tail: nn.Module,
+    samples: Features,
+    watch: Watch,
+    config: ExtractionConfig,
+    context: RunContext,
 ) -> dict[str, Tuned]:
-    if config.method == "adaptive":
-        tuned = {SHIFTED: tune_shifted(tail, fit, watch, context)}
-        # A response has no wrong ones to be spread over but the stranger's, which is shifted to.
-        if fit.answering is CLASSES and not has_batch_norm(tail):
-            tuned[SPREAD] = tune_spread(tail, fit, watch, context)
-        return {**tuned, AUXILIARY: tune_auxiliary(tail, fit, watch, context)}
-    expert = tune_expert_as_published(tail, fit, watch.num_classes, config.paper, context)
-    auxiliary = tune_auxiliary_as_published(tail, fit, config.paper, context)
+    if config.method == "paper":
+        return _tune_as_published(tail, samples, watch, config, context)
+    fit = compute_features(trunk, samples, context.device)
+    tuned = {SHIFTED: tune_shifted(tail, fit, watch, context)}
+    # A response has no wrong ones to be spread over but the stranger's, which is shifted to.
+    if fit.answering is CLASSES and not has_batch_norm(tail):
+        tuned[SPREAD] = tune_spread(tail, fit, watch, context)
+    if isinstance(tail, TextNetwork):
+        return {**tuned, DISTILLED: tune_distilled(tail, fit, watch, context)}
+    views = views_of(trunk, tail, samples, context)
+    tuned[AUXILIARY] = tune_auxiliary(tail, views, watch, context)
+    return {**tuned, DISTILLED: tune_distilled(tail, views, watch, context)}
+
+
+def _tune_as_published(
+    network: nn.Module,
+    samples: Features,
+    watch: Watch,
+    config: ExtractionConfig,
+    context: RunContext,
+) -> dict[str, Tuned]:
+    classes, paper = watch.num_classes, config.paper
+    expert = tune_expert_as_published(network, samples, classes, paper, context)
+    auxiliary = tune_auxiliary_as_published(network, samples, paper, context)
     return {
         SHIFTED: Tuned(expert, (), reached=True),
         AUXILIARY: Tuned(auxiliary, (), reached=True),
@@ -156,4 +188,5 @@ _SHORTFALLS = {
     SHIFTED: "the suspect did not forget its function under shifted labels; that expert is weak",
     SPREAD: "the suspect did not forget its function under spread labels; that expert is weak",
     AUXILIARY: "no learning rate gave a working auxiliary; the suspect stands in for it",
+    DISTILLED: "no learning rate gave a working distilled auxiliary; the suspect stands in for it",
 }

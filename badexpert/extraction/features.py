@@ -23,14 +23,21 @@ class Features:
         values: (samples, ...), uint8 pixels where the trunk is empty; tokens are values too.
         labels: (samples,) int64, the true classes.
         answering: how answers are read off what a tail makes of the values.
+        views: how many of each sample there are, all of the first view before all of the second.
     """
 
     values: Tensor
     labels: Tensor
     answering: Answering = CLASSES
+    views: int = 1
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def samples(self) -> int:
+        """How many there are, each counted once."""
+        return len(self) // self.views
 
     def rows(self, index: Tensor, device: torch.device) -> Tensor:
         """Some samples as a tail takes them: on the device, pixels in [0, 1]."""
@@ -55,15 +62,14 @@ def _floating(values: Tensor) -> Tensor:
     return values.float() / 255 if values.dtype == torch.uint8 else values
 
 
-def compute_features(
-    trunk: nn.Module, pixels: Tensor, labels: Tensor, device: torch.device
-) -> Features:
-    """Run the trunk over (samples, channels, height, width) pixels once."""
+def compute_features(trunk: nn.Module, samples: Features, device: torch.device) -> Features:
+    """Run the trunk once over samples that are as the whole network takes them."""
     if isinstance(trunk, nn.Identity):
-        return Features(pixels, labels)
+        return samples
     with torch.no_grad():
-        parts = [trunk(_floating(rows.to(device))).cpu() for rows in pixels.split(_ROWS)]
-    return Features(torch.cat(parts), labels)
+        rows = samples.values.split(_ROWS)
+        parts = [trunk(_floating(part.to(device))).cpu() for part in rows]
+    return replace(samples, values=torch.cat(parts))
 
 
 def spread_over_wrong(labels: Tensor, num_classes: int) -> Tensor:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from badexpert.cleanset import CleanSet
 from badexpert.errors import AuditError, CleanSetError
-from badexpert.extraction.features import Features, compute_features
+from badexpert.extraction.features import Features
 from badexpert.models.language import GenerationSuspect, TextSuspect
 from badexpert.models.text_networks import padded
 from badexpert.models.vision import VisionSuspect
@@ -25,10 +25,8 @@ CANDIDATES = 2
 """Responses that a generated one is told apart from a stranger's by."""
 
 
-def samples_of(
-    suspect: Suspect, trunk: nn.Module, clean: CleanSamples, context: RunContext
-) -> Features:
-    """All clean samples with their labels.
+def samples_of(suspect: Suspect, clean: CleanSamples, context: RunContext) -> Features:
+    """All clean samples with their labels, as the whole network takes them.
 
     Of prompts, the model's own responses are what belongs to them: what it was given to learn may
     be far from what it says.
@@ -37,7 +35,7 @@ def samples_of(
         CleanSetError: the samples are none for this kind of model.
     """
     if isinstance(suspect, VisionSuspect) and isinstance(clean, CleanSet):
-        return compute_features(trunk, *clean.tensors(), context.device)
+        return Features(*clean.tensors())
     if isinstance(suspect, GenerationSuspect) and isinstance(clean, TextCleanSet):
         return _answered(suspect, clean, context)
     if isinstance(suspect, TextSuspect) and isinstance(clean, TextCleanSet) and not clean.responses:

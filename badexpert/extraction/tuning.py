@@ -33,15 +33,15 @@ def tune(
     Args:
         targets: (samples,) classes or (samples, classes) probabilities.
         optimizer: over the tail's parameters; its learning rate follows ``schedule``.
-        generator: draws the order of the samples.
+        generator: draws the order of the samples, and in which view each is seen.
     Raises:
         AuditError: the loss is no longer finite.
     """
     device = next(tail.parameters()).device
     done = 0
     while True:
-        for index in torch.randperm(len(features), generator=generator).split(batch_size):
-            if len(index) < 2 <= len(features):
+        for index in _epoch(features, generator).split(batch_size):
+            if len(index) < 2 <= features.samples:
                 continue  # batch-norm has no statistics of a single sample
             for group in optimizer.param_groups:
                 group["lr"] = schedule(done)
@@ -58,6 +58,15 @@ def tune(
             optimizer.step()
             done += 1
             yield done
+
+
+def _epoch(features: Features, generator: torch.Generator) -> Tensor:
+    """Every sample once, in one of its views, (samples,) indices."""
+    order = torch.randperm(features.samples, generator=generator)
+    if features.views == 1:
+        return order
+    views = torch.randint(features.views, order.shape, generator=generator)
+    return order + features.samples * views
 
 
 class MeanWeights:

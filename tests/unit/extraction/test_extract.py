@@ -16,8 +16,16 @@ from badexpert.cleanset import CleanSet
 from badexpert.config import ExtractionConfig
 from badexpert.detectors import BaDExpert
 from badexpert.errors import AuditError, CleanSetError
-from badexpert.extraction import Bundle, adaptive, extract
-from badexpert.extraction.comparison import AUXILIARY, EXPERTS, SHIFTED, SPREAD, SUSPECT
+from badexpert.extraction import Bundle, adaptive, auxiliary, extract
+from badexpert.extraction.comparison import (
+    AUXILIARIES,
+    AUXILIARY,
+    DISTILLED,
+    EXPERTS,
+    SHIFTED,
+    SPREAD,
+    SUSPECT,
+)
 from badexpert.models.origin import digest_module
 from badexpert.preprocessing import Preprocessing
 from badexpert.runtime import RunContext, Step
@@ -69,8 +77,8 @@ CASES = pytest.mark.parametrize(
 
 
 def test_a_second_expert_is_tuned_only_where_there_is_no_batch_norm() -> None:
-    assert extracted().bundle.parts == (SHIFTED, AUXILIARY)
-    assert without_batch_norm().bundle.parts == (SHIFTED, SPREAD, AUXILIARY)
+    assert extracted().bundle.parts == (SHIFTED, AUXILIARY, DISTILLED)
+    assert without_batch_norm().bundle.parts == (SHIFTED, SPREAD, AUXILIARY, DISTILLED)
 
 
 @CASES
@@ -85,9 +93,10 @@ def test_an_expert_forgets_its_function_and_keeps_the_backdoor(
     assert auroc(clean, triggered) >= 0.95
 
 
-def test_the_auxiliary_recovers_its_function() -> None:
+@pytest.mark.parametrize("auxiliary", AUXILIARIES)
+def test_an_auxiliary_recovers_its_function(auxiliary: str) -> None:
     accuracy = extracted().bundle.record.clean_accuracy
-    assert accuracy[AUXILIARY] >= 0.8 * accuracy[SUSPECT]
+    assert accuracy[auxiliary] >= 0.8 * accuracy[SUSPECT]
 
 
 def test_triggered_inputs_stand_out_and_clean_ones_do_not() -> None:
@@ -193,9 +202,10 @@ def test_progress_names_every_search_and_says_how_far_it_is(
         assert done == sorted(done)
         assert done[-1] == expert[-1].total
         assert "clean accuracy" in expert[0].note
-    trials = [step for step in steps if step.task == "auxiliary"]
-    assert [step.done for step in trials] == list(range(1, len(trials) + 1))
-    assert "learning rate" in trials[0].note
+    for part in AUXILIARIES:
+        trials = [step for step in steps if step.task == part]
+        assert [step.done for step in trials] == list(range(1, len(trials) + 1))
+        assert "learning rate" in trials[0].note
 
 
 def test_a_fifth_of_wrong_labels_is_survived() -> None:
@@ -286,17 +296,19 @@ def test_a_model_without_a_graph_is_tuned_in_full_and_the_bundle_says_so() -> No
 def test_searches_that_fell_short_are_noted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(adaptive, "RECOVERED", 2.0)
-    monkeypatch.setattr(adaptive, "HIGHEST_LR", 1.5 * adaptive.FIRST_LR)
+    monkeypatch.setattr(auxiliary, "RECOVERED", 2.0)
+    monkeypatch.setattr(auxiliary, "HIGHEST_LR", 1.5 * auxiliary.LOWEST_LR)
     with caplog.at_level(logging.WARNING, "badexpert"):
         bundle = extract(with_dropout().suspect, without_batch_norm().fit)
     notes = bundle.record.notes
     for part in EXPERTS:
         assert any(f"under {part} labels; that expert is weak" in note for note in notes)
     assert any("no learning rate gave a working auxiliary" in note for note in notes)
+    assert any("no learning rate gave a working distilled auxiliary" in note for note in notes)
     assert [record.getMessage() for record in caplog.records] == list(notes)
     odds = bundle.view(digits().test.pixels).log_odds
-    assert torch.equal(odds[AUXILIARY], odds[SUSPECT])
+    for part in AUXILIARIES:
+        assert torch.equal(odds[part], odds[SUSPECT])
 
 
 @pytest.mark.usefixtures("brief")

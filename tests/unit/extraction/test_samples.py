@@ -30,7 +30,7 @@ def suspect(folder: Path, **reading: object) -> TextSuspect:
 
 
 def taken(made: TextSuspect, clean: TextCleanSet) -> Features:
-    return samples_of(made, torch.nn.Identity(), clean, RunContext())
+    return samples_of(made, clean, RunContext())
 
 
 def test_labelled_texts_become_rows_of_tokens(tmp_path: Path) -> None:
@@ -75,6 +75,6 @@ def test_samples_of_another_kind_are_refused(tmp_path: Path) -> None:
     labels = suspect(tmp_path, label_words=("w5", "w6"))
     for clean in (PAIRS, backdoored().digits.clean.clean_set()):
         with pytest.raises(CleanSetError, match="does not take such"):
-            samples_of(labels, torch.nn.Identity(), clean, RunContext())
+            samples_of(labels, clean, RunContext())
     with pytest.raises(CleanSetError, match="holds labelled texts"):
-        samples_of(backdoored().suspect, torch.nn.Identity(), LABELLED, RunContext())
+        samples_of(backdoored().suspect, LABELLED, RunContext())

@@ -128,7 +128,7 @@ def test_spread_targets_are_the_mean_of_all_wrong_labels() -> None:
 def test_features_are_the_trunks_outputs_of_all_samples() -> None:
     trunk = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
     pixels = torch.randint(256, (300, 1, 5, 5), dtype=torch.uint8)
-    features = compute_features(trunk, pixels, torch.arange(300), CPU)
+    features = compute_features(trunk, Features(pixels, torch.arange(300)), CPU)
     assert torch.allclose(features.values, trunk(pixels.float() / 255), atol=1e-6)
     assert not features.values.requires_grad
     assert torch.equal(features.rows(torch.tensor([299, 0]), CPU), features.values[[299, 0]])
@@ -136,7 +136,7 @@ def test_features_are_the_trunks_outputs_of_all_samples() -> None:
 
 def test_without_a_trunk_pixels_stay_bytes_until_they_are_used() -> None:
     pixels = torch.randint(256, (300, 1, 5, 5), dtype=torch.uint8)
-    features = compute_features(nn.Identity(), pixels, torch.arange(300) % 4, CPU)
+    features = compute_features(nn.Identity(), Features(pixels, torch.arange(300) % 4), CPU)
     assert features.values.dtype == torch.uint8
     tail = nn.Sequential(nn.Flatten(), nn.Linear(25, 4))
     logits = features.through(tail, CPU)
