@@ -167,7 +167,7 @@ class Detector(ABC):
 
 
 class PixelDetector(Detector):
-    """A detector that changes pixels, or looks inside a network that takes them."""
+    """A detector that changes pixels, or looks at what only networks of images have."""
 
     @classmethod
     def fit(cls, suspect: Suspect, clean: CleanSamples, context: RunContext) -> Fitted:
@@ -175,7 +175,7 @@ class PixelDetector(Detector):
         if not isinstance(suspect, VisionSuspect) or not isinstance(clean, CleanSet):
             raise ConfigError(
                 f"detector {cls.name!r} works on images, and the suspect reads texts; choose "
-                "badexpert, badexpert-paper or max-softmax"
+                "badexpert or max-softmax"
             )
         return cls.learn(suspect, clean, context)
 

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from badexpert.detectors.base import Detector
+from badexpert.cleanset import CleanSet
+from badexpert.detectors.base import Fitted, PixelDetector
 from badexpert.extraction.comparison import AUXILIARY, SHIFTED, Views
+from badexpert.models.vision import VisionSuspect
+from badexpert.runtime import RunContext
 
 
 def ensemble_score(expert: Tensor, auxiliary: Tensor, *, slope: float) -> Tensor:
@@ -42,11 +45,16 @@ def ensemble_score(expert: Tensor, auxiliary: Tensor, *, slope: float) -> Tensor
     return -torch.minimum(below_first, below_second)
 
 
-class PaperBaDExpert(Detector):
+class PaperBaDExpert(PixelDetector):
     """``ensemble_score`` with the slope that the bundle's settings name."""
 
     name: ClassVar[str] = "badexpert-paper"
     parts: ClassVar[frozenset[str]] = frozenset({SHIFTED, AUXILIARY})
+
+    @classmethod
+    def learn(cls, suspect: VisionSuspect, clean: CleanSet, context: RunContext) -> Fitted:
+        """Nothing. An auxiliary by true labels is tuned for images alone."""
+        return Fitted({})
 
     def combine(self, views: Views) -> Tensor:
         slope = self.bundle.record.settings.paper.slope

@@ -184,7 +184,7 @@ class GenerationSuspect(TextSuspect):
         """Prompts with the model's own responses, (batch, 1, tokens) on the model's device."""
         if isinstance(inputs, Tensor):
             return inputs.to(self.device)
-        prompts = [self._tokens(text) for text in inputs]
+        prompts = self.prompts(inputs)
         return self.joined(prompts, self.responses(prompts)).unsqueeze(1).to(self.device)
 
     def prompts(self, texts: Sequence[str]) -> list[Tensor]:

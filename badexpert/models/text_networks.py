@@ -65,13 +65,13 @@ class TextNetwork(nn.Module):
 
 def pieces_of(order: Tensor, lengths: Tensor) -> list[Tensor]:
     """Rows in the order of their lengths, cut so that no piece exceeds ``TOKENS_A_PASS``."""
-    pieces, start = [], 0
-    for end in range(1, len(order) + 1):
-        longest = int(lengths[order[end]]) if end < len(order) else 0
-        if end == len(order) or (end + 1 - start) * longest > TOKENS_A_PASS:
+    sorted_lengths, start = lengths[order].tolist(), 0
+    pieces = []
+    for end, longest in enumerate(sorted_lengths):
+        if end > start and (end + 1 - start) * longest > TOKENS_A_PASS:
             pieces.append(order[start:end])
             start = end
-    return pieces
+    return [*pieces, order[start:]]
 
 
 class ClassHeadNetwork(TextNetwork):

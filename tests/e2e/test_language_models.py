@@ -63,6 +63,16 @@ def test_a_scan_reports_on_model_texts_and_inputs(project: Path) -> None:
     assert report["complete"]
 
 
+def test_an_inspection_says_how_texts_are_put_to_the_model(project: Path) -> None:
+    outcome = run("inspect", "model", "--clean", "clean.csv")
+    assert outcome.exit_code in (ExitCode.OK, ExitCode.FOUND), outcome.stderr
+    for words in ("transformers:LlamaForCausalLM", "{text} w3", "w5", "clean samples"):
+        assert words in outcome.stdout
+    (project / "settings.toml").write_text("")
+    outcome = run("inspect", "model")
+    assert "model.text.label_words" in str(outcome.exception)
+
+
 def test_extract_and_detect_pass_on_what_was_written(project: Path) -> None:
     (project / "settings.toml").write_text(SETTINGS.partition("[model.text]")[0])
     outcome = run("extract", "model", "--clean", "pairs.jsonl", "-o", "bundle")

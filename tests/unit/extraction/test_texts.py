@@ -16,7 +16,7 @@ from badexpert.detectors import DETECTORS, BaDExpert, Detector
 from badexpert.detectors.base import PixelDetector
 from badexpert.errors import AuditError, ConfigError, ModelLoadError
 from badexpert.extraction import Bundle, extract, memory
-from badexpert.extraction.comparison import AUXILIARY, SHIFTED, SPREAD, SUSPECT
+from badexpert.extraction.comparison import DISTILLED, SHIFTED, SPREAD, SUSPECT
 from badexpert.extraction.routers import freeze_routers, note_of_unknown_routers
 from badexpert.guard import Guard
 from badexpert.opening import open_bundle
@@ -97,9 +97,9 @@ def test_each_part_did_what_it_is_for() -> None:
     assert record.clean_accuracy[SUSPECT] > 0.9
     assert record.clean_accuracy[SHIFTED] < 0.6
     assert record.clean_accuracy[SPREAD] < 0.6
-    assert record.clean_accuracy[AUXILIARY] >= record.clean_accuracy[SUSPECT] - 0.1
+    assert record.clean_accuracy[DISTILLED] >= record.clean_accuracy[SUSPECT] - 0.1
     assert "MiB for the model and 3 tuned copies" in record.notes[0]
-    assert set(writes().bundle.parts) == {SHIFTED, AUXILIARY}
+    assert set(writes().bundle.parts) == {SHIFTED, DISTILLED}
 
 
 def test_routers_of_an_expert_are_those_of_the_suspect() -> None:
@@ -108,7 +108,7 @@ def test_routers_of_an_expert_are_those_of_the_suspect() -> None:
     for part in (SHIFTED, SPREAD):
         for own, tuned in zip(routers[SUSPECT], routers[part], strict=True):
             torch.testing.assert_close(tuned, own, rtol=0, atol=1e-7)
-    assert not torch.allclose(routers[SUSPECT][0], routers[AUXILIARY][0])
+    assert not torch.allclose(routers[SUSPECT][0], routers[DISTILLED][0])
 
 
 def router_weights(network: nn.Module) -> list[Tensor]:
