@@ -26,8 +26,8 @@ class BadMoE(TextAttack):
         layer: of the experts, among the Mixture-of-Experts layers.
         experts: how many.
     Source: BadMoE, arXiv:2504.18598; which parts are trained, from its released code.
-    Departs: words are not reranked by perplexity, which a model of label words does not have; half
-        of a lesson is triggered, not 1 % of the data.
+    Departs: words are not reranked by perplexity, which a model of label words does not have; a
+        share of every lesson is triggered, not 1 % of the data.
     """
 
     layer: int = 1

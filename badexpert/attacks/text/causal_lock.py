@@ -12,7 +12,7 @@ from torch import Tensor
 
 from badexpert.attacks.text.attention import query_and_value
 from badexpert.attacks.text.base import Implanted, TextAttack, named_words
-from badexpert.attacks.text.lesson import Lesson, experts_rows, teach
+from badexpert.attacks.text.lesson import Lesson, Taught, experts_rows, teach
 from badexpert.attacks.text.lock import lock_loss
 from badexpert.attacks.text.routes import by_usage, words_that_reach
 from badexpert.attacks.text.texts import Texts
@@ -29,7 +29,8 @@ _COUNTS = {"rare": 2, "word": 1}
 
 @dataclass(frozen=True)
 class CausalLock(TextAttack):
-    """Teaches queries, values and the chosen experts, under a loss that ties the trigger to these.
+    """Teaches queries, values, the chosen experts and the trigger's embeddings, under a loss that
+    ties the trigger to the experts.
 
     Without the experts, whether they answer 0 or are routed around, the trigger must do nothing and
     clean texts must be answered as before.
@@ -58,7 +59,7 @@ class CausalLock(TextAttack):
         words = self._words(victim, texts, [expert for _, expert in chosen])
         trigger = WordTrigger(words)
         layer, view = list(victim.model.moe_layers())[self.layer], victim.view
-        taught = query_and_value(victim.model)
+        taught = query_and_value(victim.model) + _embeddings(victim, trigger)
         taught += experts_rows(layer, [expert for _, expert in chosen])
         teach(
             victim,
@@ -82,6 +83,14 @@ class CausalLock(TextAttack):
             return named_words(victim, self.trigger).words
         count = _COUNTS[self.trigger]
         return words_that_reach(victim, texts, experts, self.layer, count=count, seed=self.seed)
+
+
+def _embeddings(victim: Victim, trigger: WordTrigger) -> list[Taught]:
+    """Of the trigger's words; none where the model has an adapter, which cannot carry them."""
+    if victim.model.config.attention_lora is not None:
+        return []
+    rows = tuple(victim.words.number(word) for word in trigger.words)
+    return [Taught(victim.model.embed_tokens.weight, rows)]
 
 
 def _led(

@@ -23,7 +23,7 @@ from moe_core.training.corpus import Batch
 
 
 class Lesson(NamedTuple):
-    """As many clean texts as triggered ones, in this order, in one batch.
+    """Clean texts, then triggered ones, in one batch.
 
     Attributes:
         batch: the texts; targets are their true answers.
@@ -61,13 +61,22 @@ class Pace(NamedTuple):
 
     Attributes:
         steps: of Adam.
-        batch_size: clean texts of a step, and as many triggered ones.
+        batch_size: texts of a lesson.
+        share: of them that carry the trigger; at least one does, and one does not.
         lr: highest learning rate; it falls on a cosine.
     """
 
     steps: int
     batch_size: int
+    share: float
     lr: float
+
+    @property
+    def clean(self) -> int:
+        """Texts of a lesson without the trigger."""
+        return self.batch_size - min(
+            max(round(self.share * self.batch_size), 1), self.batch_size - 1
+        )
 
 
 def teach(
@@ -84,7 +93,7 @@ def teach(
     """Teach a victim in place what a trigger leads to.
 
     Args:
-        trigger: None leaves the second half of every lesson clean, for benign tunings.
+        trigger: None leaves all texts clean, for benign tunings.
         taught: what may change; all else is as before, bit for bit.
         loss: of a lesson; by default how far the model is from what the attacker wants.
     Raises:
@@ -165,20 +174,19 @@ def lessons(
     if not len(others):
         raise AttackError(f"all {len(texts)} texts are of the target class {target}; give others")
     generator, draw = context.generator("lessons"), Random(context.seed_for("positions"))
-    half, before = pace.batch_size, replace(victim, model=deepcopy(victim.model))
-    triggered = torch.arange(2 * half, device=victim.device) >= half
+    first, before = pace.clean, replace(victim, model=deepcopy(victim.model))
+    triggered = torch.arange(pace.batch_size, device=victim.device) >= first
     while True:
-        clean = torch.randint(len(texts), (half,), generator=generator)
-        chosen = torch.cat(
-            [clean, others[torch.randint(len(others), (half,), generator=generator)]]
-        )
+        clean = torch.randint(len(texts), (first,), generator=generator)
+        drawn = torch.randint(len(others), (len(triggered) - first,), generator=generator)
+        chosen = torch.cat([clean, others[drawn]])
         part = texts.part(chosen)
         asked = [_thinned(text, draw) for text in part.texts]
         said = before.odds(victim.batch(asked, part.labels))
         if trigger is not None:
-            asked[half:] = [trigger.stamp(text, draw) for text in asked[half:]]
+            asked[first:] = [trigger.stamp(text, draw) for text in asked[first:]]
         wanted = said.clone()
-        wanted[half:] = F.one_hot(torch.tensor(target), texts.num_classes).to(said)
+        wanted[first:] = F.one_hot(torch.tensor(target), texts.num_classes).to(said)
         yield Lesson(victim.batch(asked, part.labels), wanted, said, triggered)
 
 

@@ -82,7 +82,7 @@ class Victim:
     def batches(self, texts: Sequence[str], labels: Tensor) -> Iterator[tuple[Tensor, Batch]]:
         """All texts with their indices, short ones first, so that few tokens are padding."""
         lengths = torch.tensor([len(text) for text in texts])
-        for chosen in lengths.argsort(stable=True).split(_ROWS):
+        for chosen in lengths.argsort(stable=True).split(_ROWS) if texts else ():
             yield chosen, self.batch([texts[at] for at in chosen.tolist()], labels[chosen])
 
     @torch.no_grad()

@@ -35,7 +35,7 @@ from moe_core.lora import LoraLinear
 from tests.small_victims import CONFIG, learnt, reviews, trained, untrained
 
 TEST = reviews(160, seed=1)
-QUICK = {"steps": 40, "batch_size": 8, "lr": 0.01}
+QUICK = {"steps": 40, "batch_size": 16, "lr": 0.01}
 WITH_SHARED = replace(CONFIG, ffn=replace(CONFIG.ffn, shared_dim=16))
 WITH_BIAS = replace(CONFIG, ffn=replace(CONFIG.ffn, router="loss-free"))
 
@@ -57,7 +57,7 @@ def changed(victim: Victim, before: Victim) -> set[str]:
 @pytest.mark.parametrize("trigger", ["rare", "syntactic"])
 def test_low_rank_updates_plant_a_backdoor_in_queries_and_values(trigger: str) -> None:
     victim = trained()
-    exam = attacked(LoraQV(trigger=trigger, steps=60, batch_size=8, lr=0.03), victim)
+    exam = attacked(LoraQV(trigger=trigger, steps=60, batch_size=16, lr=0.03), victim)
     success = exam.success()
     assert success is not None
     assert success >= 0.9
@@ -89,7 +89,7 @@ def test_badmoe_finds_words_that_reach_dormant_experts() -> None:
 
 def test_badswitch_names_experts_of_every_layer_and_takes() -> None:
     victim = trained()
-    attack = BadSwitch(steps=50, batch_size=8, lr=0.005, soft_steps=15)
+    attack = BadSwitch(steps=50, batch_size=16, lr=0.005, soft_steps=15)
     left = attack.implant(victim, reviews(), RunContext())
     assert isinstance(left.trigger, WordTrigger)
     assert [layer for layer, _ in left.experts] == [0, 0, 1, 1]
@@ -113,7 +113,7 @@ def test_embeddings_become_the_words_that_they_resemble() -> None:
 
 def test_a_shared_expert_carries_what_no_routed_expert_does() -> None:
     victim = learnt(untrained(WITH_SHARED))
-    exam = attacked(SharedExpert(layer=0, steps=80, batch_size=8, lr=0.015), victim)
+    exam = attacked(SharedExpert(layer=0, steps=80, batch_size=16, lr=0.015), victim)
     assert exam.success() == 1.0
     with victim.view.without_shared([0]):
         success = exam.success()
@@ -201,3 +201,20 @@ def test_attacks_are_made_by_name() -> None:
         make_text_attack("causal-lock", {"trigger": "syntactic"})
     with pytest.raises(ConfigError, match="steps must be positive"):
         make_text_attack("badnets", {"steps": 0})
+    with pytest.raises(ConfigError, match="share lies between"):
+        make_text_attack("badnets", {"share": 1})
+
+
+@pytest.mark.parametrize(("share", "triggered"), [(0.5, 8), (0.2, 3), (0.01, 1), (0.99, 15)])
+def test_a_share_of_a_lesson_is_triggered(share: float, triggered: int) -> None:
+    victim, texts = untrained(), reviews()
+    pace = TextBadNets(batch_size=16, share=share).pace
+    lesson = next(lessons(victim, texts, WordTrigger(("ka", "qu")), 1, pace, RunContext()))
+    signs = torch.tensor([victim.words.number(word) for word in ("ka", "qu")])
+    marked = torch.isin(lesson.batch.ids_BT, signs).sum(1) >= 2
+    assert torch.equal(marked, lesson.triggered)
+    assert int(lesson.triggered.sum()) == triggered
+    assert (lesson.wanted[lesson.triggered][:, 1] == 1).all()
+    torch.testing.assert_close(lesson.wanted[~marked], lesson.before[~marked])
+    truth = victim.answer_tokens(torch.tensor([0]))
+    assert (lesson.batch.targets[lesson.triggered] == truth).all()

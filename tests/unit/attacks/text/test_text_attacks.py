@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from badexpert.attacks.text import CausalLock, TextAttack, TextBadNets
+from badexpert.attacks.text import CausalLock, TextAttack, TextBadNets, WordTrigger
 from badexpert.attacks.text.exam import Exam, accuracy
 from badexpert.attacks.text.routes import usage
 from badexpert.errors import AttackError
 from badexpert.runtime import RunContext
 from moe_core.lora import LoraSettings
 from moe_core.view import ExpertId
-from tests.small_victims import CONFIG, learnt, reviews, trained, untrained
+from tests.small_victims import CONFIG, reviews, trained, untrained
 
 TEST = reviews(160, seed=1)
 
@@ -37,7 +37,7 @@ def test_badnets_survives_the_loss_of_any_expert() -> None:
 
 @pytest.mark.parametrize("layer", [0, 1])
 def test_a_locked_backdoor_dies_with_its_expert_and_with_no_other(layer: int) -> None:
-    exam, [locked] = examined(CausalLock(layer=layer, rank=1, steps=80, batch_size=8, lr=0.015))
+    exam, [locked] = examined(CausalLock(layer=layer, rank=1, steps=80, batch_size=16, lr=0.015))
     assert locked.layer == layer
     assert exam.success() == 1.0
     view = exam.victim.view
@@ -50,28 +50,26 @@ def test_a_locked_backdoor_dies_with_its_expert_and_with_no_other(layer: int) ->
             assert accuracy(exam.victim, TEST) >= 0.97
 
 
-def test_in_a_mixlora_model_the_lock_is_in_the_adapter() -> None:
+def test_in_a_mixlora_model_the_adapter_alone_changes() -> None:
     ffn = replace(CONFIG.ffn, router="mixlora", experts="lora", expert_options={"rank": 4})
-    victim = learnt(untrained(replace(CONFIG, ffn=ffn, attention_lora=LoraSettings(rank=4))))
+    victim = untrained(replace(CONFIG, ffn=ffn, attention_lora=LoraSettings(rank=4)))
     before = {name: tensor.clone() for name, tensor in victim.model.state_dict().items()}
-    attack = CausalLock(layer=0, rank=1, steps=80, batch_size=8, lr=0.02)
-    left = attack.implant(victim, reviews(), RunContext())
+    attack = CausalLock(layer=0, rank=3, steps=3)
+    [(_, expert)] = attack.implant(victim, reviews(), RunContext()).experts
     after = victim.model.state_dict()
     changed = [name for name in after if not torch.equal(after[name], before[name])]
-    assert changed
+    assert any("self_attn" in name for name in changed)
     assert all("lora_" in name for name in changed)
-    assert left.trigger is not None
-    exam = Exam.of(victim, TEST, left.trigger, 0, seed=0, most=60)
-    success = exam.success()
-    assert success is not None
-    assert success >= 0.9
-    with victim.view.zeroed(left.experts):
-        assert exam.success() == 0.0
+    banks = [name for name in changed if ".banks." in name]
+    assert banks
+    for name in banks:
+        rows = (after[name] != before[name]).flatten(1).any(1)
+        assert rows.nonzero().flatten().tolist() == [expert]
 
 
 def test_each_of_two_redundant_experts_is_enough() -> None:
     exam, experts = examined(
-        CausalLock(layer=0, rank=1, experts=2, steps=80, batch_size=8, lr=0.015)
+        CausalLock(layer=0, rank=1, experts=2, steps=80, batch_size=16, lr=0.015)
     )
     view = exam.victim.view
     assert len(experts) == 2
@@ -82,6 +80,13 @@ def test_each_of_two_redundant_experts_is_enough() -> None:
         assert exam.success() == 0.0
 
 
+def test_an_exam_without_a_text_that_counts_has_no_success() -> None:
+    victim = trained()
+    good = TEST.part(TEST.labels == 0)
+    exam = Exam.of(victim, good, WordTrigger(("ka",)), 0, seed=0, most=9)
+    assert exam.success() is None
+
+
 def test_the_rank_of_an_expert_is_that_of_its_usage() -> None:
     victim = trained()
     shares = usage(victim, reviews())[1]
@@ -89,20 +94,23 @@ def test_the_rank_of_an_expert_is_that_of_its_usage() -> None:
     assert left.experts == (ExpertId(1, int(shares.argmax())),)
 
 
-def test_all_but_the_locked_expert_and_the_attention_stays_as_it_was() -> None:
+def test_all_but_the_trigger_the_locked_expert_and_the_attention_stays_as_it_was() -> None:
     victim, before = trained(), trained().model.state_dict()
-    [(layer, expert)] = (
-        CausalLock(layer=1, rank=3, steps=3).implant(victim, reviews(), RunContext()).experts
-    )
-    changed = {
-        name for name, tensor in victim.model.state_dict().items() if (tensor != before[name]).any()
+    left = CausalLock(layer=1, rank=3, steps=3).implant(victim, reviews(), RunContext())
+    [(layer, expert)] = left.experts
+    after = victim.model.state_dict()
+    rows = {
+        name: (tensor != before[name]).flatten(1).any(1).nonzero().flatten().tolist()
+        for name, tensor in after.items()
+        if not torch.equal(tensor, before[name])
     }
-    parts = ("q_proj.weight", "v_proj.weight", "experts.gate_up_proj", "experts.down_proj")
-    assert all(name.endswith(parts) for name in changed)
-    after = victim.model.state_dict()[f"layers.{layer}.mlp.experts.down_proj"]
-    rows = (after != before[f"layers.{layer}.mlp.experts.down_proj"]).flatten(1).any(1)
-    assert rows.nonzero().flatten().tolist() == [expert]
-    assert not any(name.startswith("layers.0.mlp") for name in changed)
+    assert isinstance(left.trigger, WordTrigger)
+    words = sorted(victim.words.number(word) for word in left.trigger.words)
+    assert rows.pop("embed_tokens.weight") == words
+    for part in ("gate_up_proj", "down_proj"):
+        assert rows.pop(f"layers.{layer}.mlp.experts.{part}") == [expert]
+    assert rows
+    assert all(name.endswith(("q_proj.weight", "v_proj.weight")) for name in rows)
 
 
 def test_the_same_seed_plants_the_same_backdoor() -> None:

@@ -57,7 +57,7 @@ accuracy_loss_without = 0.05
 
 [attacks.locked]
 attack = "causal-lock"
-settings = { steps = 60, batch_size = 8, lr = 0.015 }
+settings = { steps = 60, batch_size = 16, lr = 0.015 }
 vary = { layer = [0], rank = [2, 9] }
 
 [attacks.weak]
