@@ -52,7 +52,7 @@ class Taught(NamedTuple):
         rows: of it that may change, such as one expert's; None for all.
     """
 
-    parameter: nn.Parameter
+    parameter: Tensor
     rows: tuple[int, ...] | None = None
 
 
