@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_slots"])
 def count(experts, counts, num_slots, num_experts, BLOCK: tl.constexpr, CHUNK: tl.constexpr):
     """How many slots of each block go to each expert: counts, (blocks, experts) int32."""
     block = tl.program_id(0)
@@ -24,7 +24,7 @@ def count(experts, counts, num_slots, num_experts, BLOCK: tl.constexpr, CHUNK: t
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_slots"])
 def place(experts, counts, through, ends, slots, rows, num_slots, num_experts, BLOCK: tl.constexpr):
     """Write the slot of each row and the row of each slot; -1 for a slot that does not run.
 
@@ -47,7 +47,7 @@ def place(experts, counts, through, ends, slots, rows, num_slots, num_experts, B
     tl.store(slots + row, slot.to(tl.int32), mask=runs)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tiles"])
 def tiles(
     ends,
     tile_expert,

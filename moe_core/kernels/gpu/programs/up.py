@@ -6,7 +6,7 @@ import triton.language as tl
 from moe_core.kernels.gpu.programs.common import grouped_order, row_tile, weight_tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tiles"])
 def up(
     x,
     weight,
