@@ -11,8 +11,8 @@ But few samples hold little of the function together, and then it doubts clean i
 do, so it differs from the suspect where a trigger is and hardly elsewhere, however few samples
 there are. But it starts where there is nothing to be learned, and may leave a backdoor alone.
 
-Either fails where the other does not, so images are seen by both. Labels need the many views of
-each sample that images have; texts have none, and are seen by the distilled one alone.
+Either fails where the other does not, so there are both. Images are learned in many views, without
+which few of them leave the first too little to hold on to.
 """
 
 from __future__ import annotations

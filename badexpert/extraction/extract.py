@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 MIN_TUNED = 20
 MIN_WATCHED = 10
-_COPIES = 3
+_COPIES = 4
 """Tuned ones of a language model, at most."""
 
 NEAR_CHANCE = 0.1
@@ -161,11 +161,10 @@ def _tune_all(
     # A response has no wrong ones to be spread over but the stranger's, which is shifted to.
     if fit.answering is CLASSES and not has_batch_norm(tail):
         tuned[SPREAD] = tune_spread(tail, fit, watch, context)
-    if isinstance(tail, TextNetwork):
-        return {**tuned, DISTILLED: tune_distilled(tail, fit, watch, context)}
-    views = views_of(trunk, tail, samples, context)
+    views = fit if isinstance(tail, TextNetwork) else views_of(trunk, tail, samples, context)
     tuned[AUXILIARY] = tune_auxiliary(tail, views, watch, context)
-    return {**tuned, DISTILLED: tune_distilled(tail, views, watch, context)}
+    tuned[DISTILLED] = tune_distilled(tail, views, watch, context)
+    return tuned
 
 
 def _tune_as_published(

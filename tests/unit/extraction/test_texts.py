@@ -16,7 +16,7 @@ from badexpert.detectors import DETECTORS, BaDExpert, Detector
 from badexpert.detectors.base import PixelDetector
 from badexpert.errors import AuditError, ConfigError, ModelLoadError
 from badexpert.extraction import Bundle, extract, memory
-from badexpert.extraction.comparison import DISTILLED, SHIFTED, SPREAD, SUSPECT
+from badexpert.extraction.comparison import AUXILIARIES, AUXILIARY, SHIFTED, SPREAD, SUSPECT
 from badexpert.extraction.routers import freeze_routers, note_of_unknown_routers
 from badexpert.guard import Guard
 from badexpert.opening import open_bundle
@@ -79,25 +79,32 @@ def spoken(prompts: list[str]) -> list[int | str]:
 
 CASES = {"label words of experts": classifier, "responses": writes}
 
-# With so few and so short texts, the order in which they are learned decides how much of a
-# classifier's backdoor the copies keep: 0.88 to 1.00 was seen.
-LEAST_AUROC = {"label words of experts": 0.8, "responses": 0.95}
 
-
-@pytest.mark.parametrize("case", CASES)
-def test_a_planted_word_is_told_from_clean_texts(case: str) -> None:
-    audited = CASES[case]()
+def test_a_trigger_of_a_model_that_writes_is_told_from_clean_prompts() -> None:
+    audited = writes()
     assert len(audited.clean) > 120
     assert len(audited.triggered) > 70
     scores = [audited.detector.score(texts) for texts in (audited.clean, audited.triggered)]
-    assert auroc(*scores) > LEAST_AUROC[case]
-
-
-def test_responses_to_triggers_are_flagged() -> None:
-    audited = writes()
+    assert auroc(*scores) > 0.98
     flags = [audited.detector.judge(texts).flagged for texts in (audited.clean, audited.triggered)]
     assert float(flags[0].float().mean()) < 0.2
     assert float(flags[1].float().mean()) > 0.8
+
+
+def test_a_planted_word_is_told_from_clean_texts_by_most_extractions() -> None:
+    """38 watched texts choose learning rates coarsely: one seed in five is clearly worse."""
+    audited, model = classifier(), planted(head=False, moe=True)
+    assert len(audited.clean) > 120
+    assert len(audited.triggered) > 70
+    found = []
+    for seed in range(5):
+        _, detector = prepare(
+            model.suspect, model.clean, config=CONFIG, context=RunContext(seed=seed)
+        )
+        scores = [detector.score(texts) for texts in (audited.clean, audited.triggered)]
+        found.append(auroc(*scores))
+    assert min(found) > 0.8
+    assert sum(found) / len(found) > 0.95
 
 
 def test_each_part_did_what_it_is_for() -> None:
@@ -105,9 +112,10 @@ def test_each_part_did_what_it_is_for() -> None:
     assert record.clean_accuracy[SUSPECT] > 0.9
     assert record.clean_accuracy[SHIFTED] < 0.6
     assert record.clean_accuracy[SPREAD] < 0.6
-    assert record.clean_accuracy[DISTILLED] >= record.clean_accuracy[SUSPECT] - 0.1
-    assert "MiB for the model and 3 tuned copies" in record.notes[0]
-    assert set(writes().bundle.parts) == {SHIFTED, DISTILLED}
+    for part in AUXILIARIES:
+        assert record.clean_accuracy[part] >= record.clean_accuracy[SUSPECT] - 0.1
+    assert "MiB for the model and 4 tuned copies" in record.notes[0]
+    assert set(writes().bundle.parts) == {SHIFTED, *AUXILIARIES}
 
 
 def test_routers_of_an_expert_are_those_of_the_suspect() -> None:
@@ -116,7 +124,7 @@ def test_routers_of_an_expert_are_those_of_the_suspect() -> None:
     for part in (SHIFTED, SPREAD):
         for own, tuned in zip(routers[SUSPECT], routers[part], strict=True):
             torch.testing.assert_close(tuned, own, rtol=0, atol=1e-7)
-    assert not torch.allclose(routers[SUSPECT][0], routers[DISTILLED][0])
+    assert not torch.allclose(routers[SUSPECT][0], routers[AUXILIARY][0])
 
 
 def router_weights(network: nn.Module) -> list[Tensor]:
