@@ -175,7 +175,7 @@ class PixelDetector(Detector):
         if not isinstance(suspect, VisionSuspect) or not isinstance(clean, CleanSet):
             raise ConfigError(
                 f"detector {cls.name!r} works on images, and the suspect reads texts; choose "
-                "badexpert or max-softmax"
+                "badexpert, badexpert-paper or max-softmax"
             )
         return cls.learn(suspect, clean, context)
 

@@ -9,11 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from badexpert.cleanset import CleanSet
-from badexpert.detectors.base import Fitted, PixelDetector
+from badexpert.detectors.base import Detector
 from badexpert.extraction.comparison import AUXILIARY, SHIFTED, Views
-from badexpert.models.vision import VisionSuspect
-from badexpert.runtime import RunContext
 
 
 def ensemble_score(expert: Tensor, auxiliary: Tensor, *, slope: float) -> Tensor:
@@ -45,16 +42,11 @@ def ensemble_score(expert: Tensor, auxiliary: Tensor, *, slope: float) -> Tensor
     return -torch.minimum(below_first, below_second)
 
 
-class PaperBaDExpert(PixelDetector):
+class PaperBaDExpert(Detector):
     """``ensemble_score`` with the slope that the bundle's settings name."""
 
     name: ClassVar[str] = "badexpert-paper"
     parts: ClassVar[frozenset[str]] = frozenset({SHIFTED, AUXILIARY})
-
-    @classmethod
-    def learn(cls, suspect: VisionSuspect, clean: CleanSet, context: RunContext) -> Fitted:
-        """Nothing. An auxiliary by true labels is tuned for images alone."""
-        return Fitted({})
 
     def combine(self, views: Views) -> Tensor:
         slope = self.bundle.record.settings.paper.slope
