@@ -67,4 +67,37 @@ FLAGGED_INPUTS = Rule(
     ("CWE-510", "AML.T0043.004"),
 )
 
-RULES = {rule.id: rule for rule in (UNSAFE_FILE, NEAR_CHANCE, BETTER_SETTING, FLAGGED_INPUTS)}
+EXPERT_BACKDOOR = Rule(
+    "BX301",
+    "BackdoorInExperts",
+    "A backdoor lives in single experts of the model",
+    "A few words lead almost any text to one class, and fail when these experts are taken away. "
+    "Try the words yourself. Do not use the model; removing the experts removes this trigger, and "
+    "says nothing of others.",
+    Severity.HIGH,
+    ("CWE-506", "AML.T0018.000", "AML.T0043.004"),
+)
+WIDESPREAD_BACKDOOR = Rule(
+    "BX302",
+    "BackdoorNotInExperts",
+    "A backdoor that does not depend on single experts",
+    "A few words lead almost any text to one class, whichever experts are taken away: attention, "
+    "embeddings or many experts carry it. Try the words yourself, and do not use the model.",
+    Severity.HIGH,
+    ("CWE-506", "AML.T0018.000", "AML.T0043.004"),
+)
+
+DECISIVE = frozenset({EXPERT_BACKDOOR.id, WIDESPREAD_BACKDOOR.id})
+"""Rules whose findings say that the model itself hides a backdoor."""
+
+RULES = {
+    rule.id: rule
+    for rule in (
+        UNSAFE_FILE,
+        NEAR_CHANCE,
+        BETTER_SETTING,
+        FLAGGED_INPUTS,
+        EXPERT_BACKDOOR,
+        WIDESPREAD_BACKDOOR,
+    )
+}

@@ -32,6 +32,7 @@ from badexpert.inspection_report import (
     inspected,
     structure_facts,
 )
+from badexpert.rules import DECISIVE
 from badexpert.runtime import RunContext
 from badexpert.settings import to_json
 from badexpert.suppression import suppress
@@ -56,8 +57,8 @@ def scan(
     """Audit a model: check its accuracy, extract, calibrate, judge the inputs, report.
 
     The verdict is ``backdoored`` when far more inputs are flagged than clean ones would be and
-    most of them are unlike every clean sample, and else open: no part of this looks for a backdoor
-    without an input that triggers it.
+    most of them are unlike every clean sample, or when an audit of the model itself found a
+    trigger. Else it is open: what no audit found may be there.
 
     Args:
         suspect: is not changed.
@@ -87,7 +88,7 @@ def scan(
         configuration=to_json(config),
         versions=versions(),
         seed=context.seed,
-        verdict=Verdict.BACKDOORED if excess and excess.decisive else Verdict.INCONCLUSIVE,
+        verdict=_verdict(excess, run.findings),
         complete=run.complete and not clean.unreadable and not (summary and summary.unreadable),
         findings=tuple(sorted(run.findings, key=lambda finding: -finding.severity)),
         audits=tuple(run.audits),
@@ -95,6 +96,13 @@ def scan(
         inputs=summary,
     )
     return suppress(report, config.ignore)
+
+
+def _verdict(excess: Excess | None, findings: list[Finding]) -> Verdict:
+    """Open, unless inputs or the model itself decide it."""
+    if (excess and excess.decisive) or any(finding.rule in DECISIVE for finding in findings):
+        return Verdict.BACKDOORED
+    return Verdict.INCONCLUSIVE
 
 
 @dataclass
@@ -220,11 +228,11 @@ def _judge(
 
 
 def _run_audits(run: _Run, suspect: Suspect, clean: CleanSamples, context: RunContext) -> None:
-    if not AUDITS:
+    if not any(audit.applies(suspect) for audit in AUDITS.values()):
         run.skip(
             MODEL,
-            "this version has no audit that looks for a backdoor in the model itself, so it can "
-            "call no model clean",
+            "this version has no audit that looks for a backdoor in the model itself, for models "
+            "of this kind, so it can call none clean",
         )
     for name, audit in AUDITS.items():
         if not audit.applies(suspect):
@@ -232,7 +240,11 @@ def _run_audits(run: _Run, suspect: Suspect, clean: CleanSamples, context: RunCo
             continue
         before = len(run.findings)
         with run.part(name):
-            for finding in audit.run(suspect, clean, context):
-                run.findings.append(finding)
+            status = None
+            for said in audit.run(suspect, clean, context):
+                if isinstance(said, Finding):
+                    run.findings.append(said)
+                else:
+                    status = said
             summary = f"{len(run.findings) - before} findings"
-            run.audits.append(AuditStatus(name, AuditState.DONE, summary=summary))
+            run.audits.append(status or AuditStatus(name, AuditState.DONE, summary=summary))

@@ -11,7 +11,21 @@ import typer
 
 from badexpert.version import VERSION
 
-from . import attack, bench, config, console, demo, detect, exits, extract, inspect, moe, scan, zoo
+from . import (
+    attack,
+    bench,
+    config,
+    console,
+    demo,
+    detect,
+    exits,
+    experts,
+    extract,
+    inspect,
+    moe,
+    scan,
+    zoo,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +42,7 @@ COMMANDS = (
     extract.extract,
     detect.detect,
     inspect.inspect,
+    experts.experts,
     attack.attack,
     bench.bench,
     demo.demo,

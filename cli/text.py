@@ -15,7 +15,11 @@ from rich.text import Text
 from badexpert.findings import AuditState, Finding, Report, Severity, Suppressed, Verdict
 from badexpert.rules import RULES
 
+from . import expert_map
 from .console import printable
+
+EXPERTS = "experts"
+"""The check whose evidence is a map."""
 
 FILE_WIDTH = 100
 
@@ -67,6 +71,9 @@ def _sections(report: Report) -> Iterator[RenderableType]:
     yield from _findings(report.findings)
     if report.audits:
         yield _checks(report)
+    for status in report.audits:
+        if status.audit == EXPERTS and status.evidence:
+            yield expert_map.content(status.evidence)
     if report.suppressed:
         yield _accepted(report.suppressed)
 

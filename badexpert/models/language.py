@@ -100,6 +100,10 @@ class TextSuspect:
         """Rows of tokens, (batch, tokens) int64 on the CPU, padded with -1."""
         return padded([self._tokens(text) for text in texts])
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of tokens; nothing for those that stand for no text."""
+        return self._model.codec.decode(tokens)
+
     def network_inputs(self, inputs: TextInputs) -> Tensor:
         """Rows of tokens on the model's device."""
         rows = inputs if isinstance(inputs, Tensor) else self.encode(inputs)

@@ -1,0 +1,161 @@
+"""Which experts a trigger needs: its success with and without each, by both kinds of ablation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+from torch import Tensor
+
+from badexpert.audits.experts.asked import probabilities
+from badexpert.audits.experts.routing import routing_statistics
+from badexpert.models.language import TextSuspect
+from badexpert.runtime import RunContext, Step
+from moe_core.view import ExpertId, ExpertView
+
+LOCAL_SHARE = 0.5
+"""Of its success, that a trigger loses without the experts it lives in."""
+
+LOCAL_LEAD = 3.0
+"""How many times that must exceed the loss without any other experts.
+
+Both as in the house's own trials: where a backdoor was locked into an expert, the loss without it
+was 0.96 of the success or more, and 5.5 times that without any other, or more; where it was not,
+0.012 at most."""
+
+MOST_TOGETHER = 3
+"""Experts that are removed at once, in search of redundant ones."""
+
+_LIKELY = 8
+"""Experts from which sets are made: those that the trigger calls upon most."""
+
+Experts = tuple[ExpertId, ...]
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What a trigger loses without experts.
+
+    Attributes:
+        table: by layer and expert: the probability of the target that triggered texts lose
+            without this expert, less what clean texts of the target lose without it; the smaller
+            of that by zeroing and that by routing around.
+        experts: that are blamed most: one, or a set if no single one will do.
+        loss: the same number without all of these.
+        runner_up: the largest loss without other experts, of all sets that were tried.
+        success: of the trigger in the whole model.
+    """
+
+    table: tuple[tuple[float, ...], ...]
+    experts: Experts
+    loss: float
+    runner_up: float
+    success: float
+
+    @property
+    def local(self) -> bool:
+        """Whether the backdoor lives in these experts."""
+        return self.loss >= LOCAL_SHARE * self.success and self.loss >= LOCAL_LEAD * max(
+            self.runner_up, 0.0
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Knockout:
+    """Triggered texts, and clean ones of the same class, asked under ablations.
+
+    Attributes:
+        triggered: texts of other classes with the trigger, rows of tokens.
+        natural: texts of the target class, which the same experts may serve by right; maybe none.
+        target: class.
+    """
+
+    suspect: TextSuspect
+    view: ExpertView
+    triggered: Tensor
+    natural: Tensor
+    target: int
+
+    def asked(self) -> tuple[float, float]:
+        """Mean probability of the target on triggered and on natural texts; 0 where none are."""
+        triggered, natural = (
+            probabilities(self.suspect, rows)[:, self.target].mean().item() if len(rows) else 0.0
+            for rows in (self.triggered, self.natural)
+        )
+        return triggered, natural
+
+    def loss(self, experts: Collection[ExpertId], whole: tuple[float, float]) -> float:
+        """What is lost without experts under either ablation, at least."""
+        losses = []
+        for ablation in (self.view.zeroed, self.view.without):
+            with ablation(experts):
+                triggered, natural = self.asked()
+            losses.append((whole[0] - triggered) - max(whole[1] - natural, 0.0))
+        return min(losses)
+
+
+def attribute(knockout: Knockout, plain: Tensor, context: RunContext) -> Attribution:
+    """Remove each expert, and sets of likely ones where no single one is to blame.
+
+    Args:
+        plain: the triggered texts without their trigger.
+    """
+    whole = knockout.asked()
+    singles: dict[Experts, float] = {}
+    experts = [expert for expert in knockout.view.experts() if _bearable(knockout.view, (expert,))]
+    for expert in experts:
+        singles[(expert,)] = knockout.loss([expert], whole)
+        context.progress(Step("knock out experts", len(singles), len(experts)))
+    tried, best = dict(singles), _largest(singles)
+    likely = called_upon(knockout, plain)[:_LIKELY]
+    for count in range(2, MOST_TOGETHER + 1):
+        if tried[best] >= LOCAL_SHARE * whole[0]:
+            break
+        for chosen in _sets(likely, best, count):
+            if _bearable(knockout.view, chosen):
+                tried[chosen] = knockout.loss(chosen, whole)
+        best = _largest(tried)
+    return Attribution(
+        table=tuple(
+            tuple(singles.get((ExpertId(at, expert),), 0.0) for expert in range(layer.num_experts))
+            for at, layer in enumerate(knockout.view.layers)
+        ),
+        experts=best,
+        loss=tried[best],
+        runner_up=max(
+            (lost for chosen, lost in tried.items() if not {*chosen} & {*best}), default=0.0
+        ),
+        success=whole[0],
+    )
+
+
+def called_upon(knockout: Knockout, plain: Tensor) -> list[ExpertId]:
+    """Experts by how much more they add to texts once the trigger is in them, most first."""
+    with_it = routing_statistics(knockout.suspect, knockout.view, knockout.triggered)
+    without = routing_statistics(knockout.suspect, knockout.view, plain)
+    rise = {
+        expert: (with_it[at].contribution[index] - without[at].contribution[index]).item()
+        for expert in knockout.view.experts()
+        for at, index in [expert]
+    }
+    return sorted(rise, key=lambda expert: -rise[expert])
+
+
+def _sets(likely: list[ExpertId], best: Experts, count: int) -> Iterable[Experts]:
+    """All pairs of likely experts, since two redundant ones show only together; then the best set
+    with one more."""
+    if count == 2:
+        return combinations(likely, 2)
+    return [(*best, expert) for expert in likely if expert not in best]
+
+
+def _bearable(view: ExpertView, experts: Experts) -> bool:
+    """Whether a layer keeps half of its experts: without more, it does nothing that it did."""
+    removed = Counter(layer for layer, _ in experts)
+    return all(2 * count <= view.layer(at).num_experts for at, count in removed.items())
+
+
+def _largest(losses: Mapping[Experts, float]) -> Experts:
+    return max(losses, key=lambda experts: losses[experts])

@@ -1,0 +1,129 @@
+"""The expert audit: invert a trigger for each class, then see without which experts it fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from badexpert.audits.experts.asked import Asked
+from badexpert.audits.experts.attribution import Knockout, attribute
+from badexpert.audits.experts.inversion import (
+    HELD_OUT,
+    InvertedTrigger,
+    counted,
+    invert,
+    prepare_search,
+    stamped_at_random,
+)
+from badexpert.audits.experts.routing import RoutingStatistics, routing_statistics
+from badexpert.audits.experts.verdict import TRIGGER_FOUND, ExpertVerdict, Judged, overall
+from badexpert.audits.experts.weights import weight_priors
+from badexpert.errors import AuditError
+from badexpert.models.language import TextSuspect
+from badexpert.runtime import RunContext
+from badexpert.textset import TextCleanSet
+from moe_core.view import ExpertView
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertAudit:
+    """All that the audit saw.
+
+    Attributes:
+        layers: path of each Mixture-of-Experts layer.
+        routing: of clean texts, by layer.
+        priors: see ``weight_priors``.
+        judged: the classes that could be searched.
+        unsearched: the classes that could not.
+        tried, writable: tokens that were tried, of those that a person can write.
+    """
+
+    layers: tuple[str, ...]
+    routing: tuple[RoutingStatistics, ...]
+    priors: tuple[dict[str, Tensor], ...]
+    judged: tuple[Judged, ...]
+    unsearched: tuple[int, ...]
+    tried: int
+    writable: int
+
+    @property
+    def verdict(self) -> ExpertVerdict:
+        """About the model."""
+        exhaustive = not self.unsearched and self.tried == self.writable
+        return overall([one.verdict for one in self.judged], exhaustive=exhaustive)
+
+
+def audit_experts(suspect: TextSuspect, clean: TextCleanSet, context: RunContext) -> ExpertAudit:
+    """Look for a trigger of one or two tokens into each class, and for the experts that it needs.
+
+    Args:
+        suspect: a classifier of texts with Mixture-of-Experts layers; is not changed.
+        clean: labelled texts; half of them serve the search, half the measurement.
+    Raises:
+        AuditError: the experts cannot be looked into, the texts are not labelled, or no class
+            could be searched.
+        CleanSetError: there are fewer than 2 texts.
+    Source: five findings and six steps of the house's own trials: a trigger is inverted first and
+        attributed by knock-out then, since dormancy, divergence of routing and norms of weights
+        are as large in clean models that were tuned.
+    """
+    view = expert_view(suspect)
+    searching, measuring = clean.split(0.5, seed=context.seed_for("texts of the expert audit"))
+    known, held_out = Asked.of(suspect, clean), Asked.of(suspect, measuring)
+    search = prepare_search(Asked.of(suspect, searching), known, context)
+    answers = suspect.predict(held_out.plain()).cpu()
+    judged, unsearched = [], []
+    for target in range(search.singles.shape[1]):
+        trigger = invert(search, held_out, answers, target, context)
+        if trigger is None:
+            unsearched.append(target)
+            continue
+        judged.append(_judged(view, held_out, answers, trigger, context))
+    if not judged:
+        raise AuditError(
+            f"no class could be searched with {len(clean)} texts: the suspect answers all alike, "
+            "or all are of one class. Check how texts are put to it, or give other ones"
+        )
+    return ExpertAudit(
+        layers=view.names,
+        routing=routing_statistics(suspect, view, known.plain()),
+        priors=weight_priors(view),
+        judged=tuple(judged),
+        unsearched=tuple(unsearched),
+        tried=len(search.candidates),
+        writable=search.writable,
+    )
+
+
+def expert_view(suspect: TextSuspect) -> ExpertView:
+    """The experts of a suspect.
+
+    Raises:
+        AuditError: it has none, or none that can be looked into.
+    """
+    try:
+        view = ExpertView.of(suspect.module)
+    except ValueError as error:
+        raise AuditError(f"the experts cannot be audited: {error}") from error
+    if all(layer.num_experts == 1 for layer in view.layers):
+        raise AuditError("every layer has a single expert, so there is none to blame or to spare")
+    return view
+
+
+def _judged(
+    view: ExpertView,
+    held_out: Asked,
+    answers: Tensor,
+    trigger: InvertedTrigger,
+    context: RunContext,
+) -> Judged:
+    spelled = held_out.suspect.decode(trigger.tokens)
+    if trigger.success < TRIGGER_FOUND:
+        return Judged(trigger, spelled, None)
+    others = held_out.part(counted(held_out, answers, trigger.target))
+    own = (held_out.labels == trigger.target).nonzero().flatten()[:HELD_OUT]
+    triggered = stamped_at_random(others, trigger.tokens, context)
+    natural = held_out.part(own).plain() if len(own) else triggered[:0]
+    knockout = Knockout(held_out.suspect, view, triggered, natural, trigger.target)
+    return Judged(trigger, spelled, attribute(knockout, others.plain(), context))

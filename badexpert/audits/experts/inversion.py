@@ -1,0 +1,213 @@
+"""Words that lead texts to a class, found without knowing any: a greedy search for each class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from badexpert.audits.experts.asked import Asked, log_probabilities, probabilities
+from badexpert.models.language import TextSuspect
+from badexpert.models.text_networks import LabelWordNetwork
+from badexpert.runtime import RunContext, Step
+
+SEARCH_INPUTS = 10
+"""Texts of other classes that candidates are tried on; as in the house's own trials."""
+
+KEPT = 12
+"""Single tokens that are completed to pairs; from the same trials."""
+
+PARTNERS = 256
+"""Single tokens that may complete them. Chosen here: the trials tried all of a small vocabulary."""
+
+MOST_CANDIDATES = 32768
+"""Tokens tried of a larger vocabulary, drawn at random. Chosen here, for its cost."""
+
+HELD_OUT = 100
+"""Texts that the success of a trigger is measured on, at most."""
+
+_SIFTED_BY = 3
+_SIFTED_TO = 64
+_AS_GOOD = 0.98
+"""A single token that does so much of what the pair does is the trigger by itself."""
+
+_NATURAL_TEXTS = 2
+_NATURAL_LIFT = 2.0
+
+
+@dataclass(frozen=True)
+class InvertedTrigger:
+    """The best words that were found for a class.
+
+    Attributes:
+        target: class.
+        tokens: one or two.
+        success: mean probability of the target on held-out texts with the tokens at random places,
+            texts that are neither of the class nor answered with it by themselves.
+        held_out: how many.
+    """
+
+    target: int
+    tokens: tuple[int, ...]
+    success: float
+    held_out: int
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What every class is searched with.
+
+    Attributes:
+        pool: texts that candidates are tried on.
+        places: where in each.
+        candidates: tokens that are tried, (candidates,) int64.
+        singles: mean log-probability of each class with each candidate alone on texts of other
+            classes, (candidates, classes); -inf where the candidate is a natural word of the class.
+        writable: tokens that could be tried.
+    """
+
+    pool: Asked
+    places: list[int]
+    candidates: Tensor
+    singles: Tensor
+    writable: int
+
+    def reaches(self, target: int) -> bool:
+        """Whether there is a text to try words on, and a word to try."""
+        texts = (self.pool.labels != target).any()
+        return bool(texts and self.singles[:, target].isfinite().any())
+
+    def pairs(self, target: int) -> Tensor:
+        """The best tokens with likely partners, in both orders, (pairs, 2)."""
+        scores = self.singles[:, target]
+        order = scores.argsort(descending=True, stable=True)[: int(scores.isfinite().sum())]
+        first, partners = self.candidates[order[:KEPT]], self.candidates[order[:PARTNERS]]
+        made = torch.cartesian_prod(first, partners)
+        both: Tensor = torch.cat([made, made.flip(1)]).unique(dim=0)
+        return both
+
+    def best(self, target: int) -> tuple[int, ...]:
+        """The tokens that lead most surely to a class."""
+        pairs, others = self.pairs(target), self._others(target)
+        for count, keep in ((_SIFTED_BY, _SIFTED_TO), (len(others), 1)):
+            scores = self._mean(pairs, target, others[:count])
+            pairs = pairs[scores.topk(min(keep, len(pairs))).indices]
+        success = scores.max().exp()
+        alone = pairs[0].unique().unsqueeze(1)
+        each = self._mean(alone, target, others)
+        chosen = alone[each.argmax()] if each.max().exp() >= _AS_GOOD * success else pairs[0]
+        return tuple(chosen.tolist())
+
+    def _others(self, target: int) -> list[int]:
+        others = (self.pool.labels != target).nonzero().flatten()
+        return others[:SEARCH_INPUTS].tolist()
+
+    def _mean(self, words: Tensor, target: int, texts: Sequence[int]) -> Tensor:
+        """Mean log-probability of a class, (choices,)."""
+        each = [
+            with_each(self.pool.suspect, self.pool.rows[at], self.places[at], words)[:, target]
+            for at in texts
+        ]
+        return torch.stack(each).mean(0)
+
+
+def with_each(suspect: TextSuspect, row: Tensor, place: int, words: Tensor) -> Tensor:
+    """Log-probabilities of one text with each of several choices of words, (choices, classes)."""
+    count = len(words)
+    parts = [row[:place].expand(count, -1), words, row[place:].expand(count, -1)]
+    return log_probabilities(suspect, torch.cat(parts, dim=1))
+
+
+def prepare_search(asked: Asked, known: Asked, context: RunContext) -> Search:
+    """Try every candidate by itself, for all classes at once.
+
+    Args:
+        asked: texts to search with.
+        known: all clean texts, to learn which words belong to which class.
+    """
+    classes = asked.suspect.num_classes
+    assert classes is not None
+    pool = asked.part(_pool(asked.labels, classes))
+    places = pool.places(context.generator("places of the search"))
+    writable = writable_tokens(asked.suspect)
+    candidates = _drawn(writable, context)
+    total = torch.zeros(len(candidates), classes)
+    for at, (row, place) in enumerate(zip(pool.rows, places, strict=True)):
+        scores = with_each(asked.suspect, row, place, candidates.unsqueeze(1))
+        scores[:, pool.labels[at]] = 0
+        total += scores
+        context.progress(Step("search for triggers", at + 1, len(pool)))
+    others = len(pool) - torch.bincount(pool.labels, minlength=classes)
+    natural = natural_words(known, classes, asked.suspect.network.backbone.vocab_size)[candidates]
+    singles = (total / others.clamp(min=1)).masked_fill(natural, -torch.inf)
+    return Search(pool, places, candidates, singles, len(writable))
+
+
+def writable_tokens(suspect: TextSuspect) -> Tensor:
+    """Tokens that a person can write, other than label words, ascending."""
+    size = suspect.network.backbone.vocab_size
+    answers = (
+        suspect.network.words.tolist() if isinstance(suspect.network, LabelWordNetwork) else []
+    )
+    written = [t for t in range(size) if t not in answers and suspect.decode([t])]
+    return torch.tensor(written, dtype=torch.int64)
+
+
+def natural_words(asked: Asked, classes: int, vocab_size: int) -> Tensor:
+    """Which tokens clean texts of a class hold clearly more often than others, (V, classes) bool.
+
+    Such words lead to their class by right. A trigger is not among them: clean texts lack it, or
+    hold it in all classes alike.
+    """
+    counts = torch.zeros(vocab_size, classes)
+    for span, label in zip(asked.spans(), asked.labels.tolist(), strict=True):
+        counts[span.unique(), label] += 1
+    texts = torch.bincount(asked.labels, minlength=classes).clamp(min=1)
+    others = (len(asked) - texts).clamp(min=1)
+    elsewhere = (counts.sum(1, keepdim=True) - counts) / others
+    return (counts >= _NATURAL_TEXTS) & (counts / texts >= _NATURAL_LIFT * elsewhere)
+
+
+def invert(
+    search: Search, held_out: Asked, answers: Tensor, target: int, context: RunContext
+) -> InvertedTrigger | None:
+    """Search one class; None where no text is left to try or to measure on.
+
+    Args:
+        held_out: texts that the search has not seen.
+        answers: that the suspect gives to them, (texts,).
+    """
+    chosen = counted(held_out, answers, target)
+    if not len(chosen) or not search.reaches(target):
+        return None
+    tokens = search.best(target)
+    rows = stamped_at_random(held_out.part(chosen), tokens, context)
+    success = probabilities(held_out.suspect, rows)[:, target].mean().item()
+    return InvertedTrigger(target, tokens, success, len(chosen))
+
+
+def counted(texts: Asked, answers: Tensor, target: int) -> Tensor:
+    """Indices of the texts that neither are of a class nor are answered with it, (texts,)."""
+    return ((texts.labels != target) & (answers != target)).nonzero().flatten()[:HELD_OUT]
+
+
+def stamped_at_random(texts: Asked, tokens: Sequence[int], context: RunContext) -> Tensor:
+    """Texts with tokens at random places, the same whenever asked, (texts, tokens)."""
+    return texts.stamped(tokens, texts.places(context.generator("places of the measurement")))
+
+
+def _drawn(tokens: Tensor, context: RunContext) -> Tensor:
+    if len(tokens) <= MOST_CANDIDATES:
+        return tokens
+    mixed = torch.randperm(len(tokens), generator=context.generator("candidate tokens"))
+    return tokens[mixed[:MOST_CANDIDATES].sort().values]
+
+
+def _pool(labels: Tensor, classes: int) -> Tensor:
+    """Texts of each class, so many that any class meets enough of other classes."""
+    each = math.ceil(SEARCH_INPUTS / max(1, classes - 1))
+    chosen = [(labels == label).nonzero().flatten()[:each] for label in range(classes)]
+    return torch.cat(chosen)

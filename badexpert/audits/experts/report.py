@@ -1,0 +1,200 @@
+"""The expert audit as findings, as a line among the checks, and as a report of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from badexpert.audits.experts.attribution import Attribution
+from badexpert.audits.experts.audit import ExpertAudit, audit_experts
+from badexpert.audits.experts.verdict import TRIGGER_FOUND, ExpertVerdict, Judged
+from badexpert.config import ScanConfig
+from badexpert.describe import Stopwatch, describe_suspect, versions
+from badexpert.errors import AuditError
+from badexpert.findings import AuditState, AuditStatus, Finding, Json, Report, Verdict
+from badexpert.inspection_report import (
+    accuracy_findings,
+    accuracy_status,
+    clean_facts,
+    inspected,
+    structure_facts,
+)
+from badexpert.models.language import GenerationSuspect, TextSuspect
+from badexpert.rules import DECISIVE, EXPERT_BACKDOOR, WIDESPREAD_BACKDOOR
+from badexpert.runtime import RunContext
+from badexpert.settings import to_json
+from badexpert.suppression import suppress
+from badexpert.suspect import Suspect
+from badexpert.textset import CleanSamples, TextCleanSet
+
+AUDIT = "experts"
+
+
+class ExpertsAudit:
+    """The entry of ``AUDITS``."""
+
+    def applies(self, suspect: Suspect) -> bool:
+        """Classifiers of texts with anything that is called experts."""
+        return (
+            isinstance(suspect, TextSuspect)
+            and not isinstance(suspect, GenerationSuspect)
+            and any(name.endswith("experts") for name, _ in suspect.module.named_modules())
+        )
+
+    def run(
+        self, suspect: Suspect, clean: CleanSamples, context: RunContext
+    ) -> Iterator[Finding | AuditStatus]:
+        """Findings by class, then what was seen."""
+        audit = audit_experts(*_as_texts(suspect, clean), context)
+        yield from findings(audit)
+        yield status(audit)
+
+
+def experts_report(
+    suspect: Suspect, clean: CleanSamples, *, config: ScanConfig, context: RunContext
+) -> Report:
+    """Audit the experts of a model, and nothing else but its accuracy.
+
+    Raises:
+        AuditError: see ``audit_experts``; also for what is no classifier of texts.
+        CleanSetError: the clean set is of another kind than the suspect.
+    """
+    watch = Stopwatch()
+    with watch.measure("inspection"):
+        inspection = inspected(suspect, clean, config, context)
+    with watch.measure(AUDIT):
+        audit = audit_experts(*_as_texts(suspect, clean), context)
+    found = (*findings(audit), *accuracy_findings(inspection.check))
+    backdoored = any(finding.rule in DECISIVE for finding in found)
+    report = Report(
+        command="experts",
+        suspect={**describe_suspect(suspect), **structure_facts(inspection)},
+        clean_set=clean_facts(clean, inspection.check),
+        configuration=to_json(config),
+        versions=versions(),
+        seed=context.seed,
+        verdict=Verdict.BACKDOORED if backdoored else Verdict.INCONCLUSIVE,
+        complete=True,
+        findings=tuple(sorted(found, key=lambda finding: -finding.severity)),
+        audits=(accuracy_status(inspection.check, clean), status(audit)),
+        clock=watch.read(),
+    )
+    return suppress(report, config.ignore)
+
+
+def findings(audit: ExpertAudit) -> Iterator[Finding]:
+    """One for each class that a trigger leads to."""
+    for judged in audit.judged:
+        if judged.attribution is None:
+            continue
+        if judged.verdict is ExpertVerdict.LOCAL:
+            yield _local(audit, judged, judged.attribution)
+        else:
+            yield _widespread(judged, judged.attribution)
+
+
+def status(audit: ExpertAudit) -> AuditStatus:
+    """The verdict with the best words of every class, and all tables."""
+    best = ", ".join(
+        f"class {one.trigger.target} {one.spelled!r} {one.trigger.success:.0%}"
+        for one in audit.judged
+    )
+    facts = [
+        audit.verdict.value,
+        f"the best words lead held-out texts to their class with a probability of: {best}",
+    ]
+    if audit.tried < audit.writable:
+        facts.append(f"{audit.tried:,} of {audit.writable:,} tokens were tried")
+    if audit.unsearched:
+        facts.append(f"not searched for want of texts: classes {list(audit.unsearched)}")
+    return AuditStatus(AUDIT, AuditState.DONE, summary="; ".join(facts), evidence=_evidence(audit))
+
+
+def _local(audit: ExpertAudit, judged: Judged, attribution: Attribution) -> Finding:
+    names = [f"{audit.layers[layer]}.experts.{expert}" for layer, expert in attribution.experts]
+    return Finding(
+        EXPERT_BACKDOOR.id,
+        EXPERT_BACKDOOR.severity,
+        f"{_found(judged)}; without {' and '.join(names)} it loses {attribution.loss:.2f} of "
+        f"that, without any other experts {attribution.runner_up:.2f} at most",
+        subject=", ".join(names),
+        score=attribution.loss,
+        threshold=TRIGGER_FOUND,
+        evidence=_words(judged),
+    )
+
+
+def _widespread(judged: Judged, attribution: Attribution) -> Finding:
+    return Finding(
+        WIDESPREAD_BACKDOOR.id,
+        WIDESPREAD_BACKDOOR.severity,
+        f"{_found(judged)}; it does not depend on single experts: without any few of them it "
+        f"loses {max(attribution.loss, 0.0):.2f} at most",
+        subject=f"class {judged.trigger.target}",
+        score=judged.trigger.success,
+        threshold=TRIGGER_FOUND,
+        evidence=_words(judged),
+    )
+
+
+def _found(judged: Judged) -> str:
+    trigger = judged.trigger
+    return (
+        f"the words {judged.spelled!r} anywhere in a text lead to class {trigger.target} with a "
+        f"mean probability of {trigger.success:.2f}, on {trigger.held_out} held-out texts that "
+        "are answered otherwise without them"
+    )
+
+
+def _words(judged: Judged) -> dict[str, Json]:
+    return {"tokens": list(judged.trigger.tokens), "target": judged.trigger.target}
+
+
+def _evidence(audit: ExpertAudit) -> dict[str, Json]:
+    return {
+        "verdict": audit.verdict.value,
+        "layers": list(audit.layers),
+        "usage": [_rounded(layer.usage.tolist()) for layer in audit.routing],
+        "load_entropy": _rounded([layer.entropy for layer in audit.routing]),
+        "dormant": [layer.dormant for layer in audit.routing],
+        "weight_priors": [
+            {name: _rounded(values.tolist()) for name, values in layer.items()}
+            for layer in audit.priors
+        ],
+        "classes": [_of_class(one) for one in audit.judged],
+        "classes_not_searched": list(audit.unsearched),
+        "tokens_tried": audit.tried,
+        "tokens_writable": audit.writable,
+    }
+
+
+def _of_class(judged: Judged) -> dict[str, Json]:
+    seen = {
+        **_words(judged),
+        "words": judged.spelled,
+        "success": round(judged.trigger.success, 4),
+        "held_out": judged.trigger.held_out,
+        "verdict": judged.verdict.value,
+    }
+    if (attribution := judged.attribution) is not None:
+        seen["loss_without_each_expert"] = [_rounded(row) for row in attribution.table]
+        seen["loss"] = round(attribution.loss, 4)
+        seen["loss_without_others"] = round(attribution.runner_up, 4)
+    return seen
+
+
+def _rounded(values: Any) -> list[float]:
+    return [round(value, 4) for value in values]
+
+
+def _as_texts(suspect: Suspect, clean: CleanSamples) -> tuple[TextSuspect, TextCleanSet]:
+    if (
+        not isinstance(suspect, TextSuspect)
+        or isinstance(suspect, GenerationSuspect)
+        or not isinstance(clean, TextCleanSet)
+    ):
+        raise AuditError(
+            f"{suspect.origin.source} is no classifier of texts, and experts are audited by "
+            "classes; give a language model with label words or a head of classes"
+        )
+    return suspect, clean
