@@ -149,13 +149,11 @@ def test_a_head_of_classes_is_searched_too() -> None:
     assert "cf" in found[0].spelled.split()
 
 
-def test_one_class_alone_cannot_be_searched() -> None:
+def test_texts_that_are_all_answered_wrongly_leave_nothing_to_search() -> None:
     texts = reviews(40, seed=3)
-    good = texts.part(texts.labels == 1)
-    clean_set = TextCleanSet.from_texts(good.texts, good.labels, num_classes=2)
-    audit = audit_experts(attacked(None)[0], clean_set, RunContext())
-    assert audit.unsearched == (1,)
-    assert audit.verdict is ExpertVerdict.INCONCLUSIVE
+    swapped = TextCleanSet.from_texts(texts.texts, 1 - texts.labels)
+    with pytest.raises(AuditError, match="no class could be searched with 40 texts"):
+        audit_experts(attacked(None)[0], swapped, RunContext())
 
 
 def test_prompts_with_responses_have_no_classes() -> None:
