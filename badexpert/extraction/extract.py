@@ -127,7 +127,7 @@ def _cut_up(
     try:
         graph = graph_of(suspect)
     except AuditError as error:
-        note = f"full copies are tuned, at three times the cost: {error}"
+        note = f"full copies are tuned, and an input costs several passes: {error}"
         return WHOLE, *split_suspect(suspect, WHOLE), (note,)
     share = config.tail_share
     cut = graph.default_cut() if share is None else graph.at_share(share)
