@@ -17,7 +17,12 @@ def test_without_inputs_nothing_decides(victim: Workplace) -> None:
     outcome = victim.badexpert("scan", *victim.backdoored)
     assert outcome.code == 3, outcome.stderr
     assert outcome.stdout.startswith("Verdict: inconclusive\n")
-    for words in ("shifted", "250 held-out clean samples", "no inputs were given", "call none clean"):
+    for words in (
+        "shifted",
+        "250 held-out clean samples",
+        "no inputs were given",
+        "call none clean",
+    ):
         assert words in " ".join(outcome.stdout.split())
 
 
