@@ -14,8 +14,10 @@ from badexpert.extraction.adaptive import tune_shifted, tune_spread
 from badexpert.extraction.auxiliary import tune_auxiliary, tune_distilled
 from badexpert.extraction.bundle import Bundle, graph_of, split_suspect
 from badexpert.extraction.comparison import (
+    AUXILIARIES,
     AUXILIARY,
     DISTILLED,
+    EXPERTS,
     SHIFTED,
     SPREAD,
     SUSPECT,
@@ -41,9 +43,6 @@ logger = logging.getLogger(__name__)
 
 MIN_TUNED = 20
 MIN_WATCHED = 10
-_COPIES = 4
-"""Tuned ones of a language model, at most."""
-
 NEAR_CHANCE = 0.1
 """A suspect with less than this accuracy above chance has no normal function to forget."""
 
@@ -119,7 +118,7 @@ def _cut_up(
                 "extraction.method = 'paper' has settings for images only, and the suspect reads "
                 "texts; use 'adaptive'"
             )
-        needed = check_memory(suspect.network, _COPIES, suspect.device)
+        needed = check_memory(suspect.network, len(EXPERTS + AUXILIARIES), suspect.device)
         notes = (f"full copies are tuned: {needed}", *note_of_unknown_routers(suspect.network))
         return WHOLE, *split_suspect(suspect, WHOLE), notes
     if config.method == "paper":
@@ -161,7 +160,7 @@ def _tune_all(
     # A response has no wrong ones to be spread over but the stranger's, which is shifted to.
     if fit.answering is CLASSES and not has_batch_norm(tail):
         tuned[SPREAD] = tune_spread(tail, fit, watch, context)
-    views = fit if isinstance(tail, TextNetwork) else views_of(trunk, tail, samples, context)
+    views = fit if isinstance(tail, TextNetwork) else views_of(trunk, tail, samples, fit, context)
     tuned[AUXILIARY] = tune_auxiliary(tail, views, watch, context)
     tuned[DISTILLED] = tune_distilled(tail, views, watch, context)
     return tuned

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from badexpert.augmentation import crop_and_flip
 from badexpert.extraction.features import Features, compute_features
@@ -24,7 +24,9 @@ BUDGET = 2 * 2**30
 """Bytes that all views may take."""
 
 
-def views_of(trunk: nn.Module, tail: nn.Module, images: Features, context: RunContext) -> Features:
+def views_of(
+    trunk: nn.Module, tail: nn.Module, images: Features, seen: Features, context: RunContext
+) -> Features:
     """Trunk outputs of images and of changed copies of them, under the same labels.
 
     What the suspect does not mind is found out by asking it: a traffic sign must not be mirrored,
@@ -32,8 +34,8 @@ def views_of(trunk: nn.Module, tail: nn.Module, images: Features, context: RunCo
 
     Args:
         images: pixels, (samples, channels, height, width).
+        seen: trunk outputs of the images as they are.
     """
-    seen = compute_features(trunk, images, context.device)
     enough = _accuracy(seen, tail, context) - MINDED
     draws = context.generator("views")
 
@@ -51,12 +53,8 @@ def views_of(trunk: nn.Module, tail: nn.Module, images: Features, context: RunCo
     if crop or flip:
         room = BUDGET // (seen.values.numel() * seen.values.element_size())
         views += [changed(crop, flip).values for _ in range(min(VIEWS, room))]
-    return _together(views, images.labels)
+    return Features(torch.cat(views), images.labels.repeat(len(views)), views=len(views))
 
 
 def _accuracy(features: Features, tail: nn.Module, context: RunContext) -> float:
     return features.accuracy_of(features.through(tail, context.device))
-
-
-def _together(views: list[Tensor], labels: Tensor) -> Features:
-    return Features(torch.cat(views), labels.repeat(len(views)), views=len(views))

@@ -36,7 +36,8 @@ def halves(across: int) -> Features:
 
 
 def seen(across: int) -> Features:
-    return views_of(nn.Identity(), Brightest(across), halves(across), RunContext())
+    images = halves(across)
+    return views_of(nn.Identity(), Brightest(across), images, images, RunContext())
 
 
 def test_images_are_seen_once_as_they_are_and_then_changed() -> None:
@@ -64,7 +65,7 @@ def test_images_are_shifted_only_as_far_as_that_changes_no_answer() -> None:
     """Digits that fill their 8 by 8 pixels; whoever learned them sees them from the left."""
     images = Features(*backdoored().digits.clean)
     network = backdoored().suspect.network
-    samples = views_of(nn.Identity(), network, images, RunContext())
+    samples = views_of(nn.Identity(), network, images, images, RunContext())
     exact = samples.accuracy_of(samples.through(network, torch.device("cpu")))
     plain = images.accuracy_of(images.through(network, torch.device("cpu")))
     assert exact >= plain - 2 * views.MINDED
