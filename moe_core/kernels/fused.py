@@ -6,30 +6,15 @@ plain loop in fp32 that the other two are held against.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from moe_core.kernels import backends
 from moe_core.kernels.backends import Backend
 from moe_core.kernels.plain import by_grouped_products, by_loop
-from moe_core.kernels.told import Constants, Fused
+from moe_core.kernels.told import Constants, Fused, Inputs
 
 _MOST_SLOTS = 2**31 - 2**16
-
-
-class Inputs(NamedTuple):
-    """What every backend takes; as in ``fused_experts``, checked and cast."""
-
-    x_TD: Tensor
-    gate_up_proj: Tensor
-    down_proj: Tensor
-    experts_TK: Tensor
-    weights_TK: Tensor
-    constants: Constants | None
-    direction_D: Tensor | None
-    audit: bool
 
 
 def fused_experts(
@@ -93,18 +78,10 @@ def _by_triton(inputs: Inputs) -> Fused:
         raise ValueError(f"the Triton programs cannot compute this: {reason}")
     from moe_core.kernels.gpu.ops import by_triton
 
-    return by_triton(*inputs)
+    return by_triton(inputs)
 
 
-def _by_grouped_products(inputs: Inputs) -> Fused:
-    return by_grouped_products(*inputs)
-
-
-def _by_loop(inputs: Inputs) -> Fused:
-    return by_loop(*inputs)
-
-
-_BY = {"triton": _by_triton, "grouped_mm": _by_grouped_products, "reference": _by_loop}
+_BY = {"triton": _by_triton, "grouped_mm": by_grouped_products, "reference": by_loop}
 
 
 def _checked(

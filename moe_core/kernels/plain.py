@@ -9,20 +9,12 @@ from torch import Tensor
 from moe_core.dispatch import permute, plan
 from moe_core.kernels.activation import swiglu
 from moe_core.kernels.grouped import grouped_linear
-from moe_core.kernels.told import Constants, Fused
+from moe_core.kernels.told import Fused, Inputs
 
 
-def by_grouped_products(
-    x_TD: Tensor,
-    gate_up_proj: Tensor,
-    down_proj: Tensor,
-    experts_TK: Tensor,
-    weights_TK: Tensor,
-    constants: Constants | None,
-    direction_D: Tensor | None,
-    audit: bool,
-) -> Fused:
-    """Rows sorted by expert, then one product per expert; arguments as in ``fused_experts``."""
+def by_grouped_products(inputs: Inputs) -> Fused:
+    """Rows sorted by expert, then one product per expert."""
+    x_TD, gate_up_proj, down_proj, experts_TK, weights_TK, constants, *_ = inputs
     num_experts = len(gate_up_proj)
     runs_TK = (experts_TK >= 0) & (experts_TK < num_experts)
     if constants is not None:
@@ -32,21 +24,12 @@ def by_grouped_products(
     y_SD = grouped_linear(swiglu(pre_SI), down_proj, dispatch.ends_E)
     y = y_SD.new_zeros((experts_TK.numel(), x_TD.shape[1]), dtype=weights_TK.dtype)
     y = y.index_copy(0, dispatch.slots_S, y_SD.to(weights_TK.dtype))
-    y_TKD = y.view(*experts_TK.shape, x_TD.shape[1])
-    return _told(y_TKD, runs_TK, experts_TK, weights_TK, constants, direction_D, audit)
+    return _told(inputs, y.view(*experts_TK.shape, x_TD.shape[1]), runs_TK)
 
 
-def by_loop(
-    x_TD: Tensor,
-    gate_up_proj: Tensor,
-    down_proj: Tensor,
-    experts_TK: Tensor,
-    weights_TK: Tensor,
-    constants: Constants | None,
-    direction_D: Tensor | None,
-    audit: bool,
-) -> Fused:
-    """Expert by expert, in fp32 at least; arguments as in ``fused_experts``."""
+def by_loop(inputs: Inputs) -> Fused:
+    """Expert by expert, in fp32 at least."""
+    x_TD, gate_up_proj, down_proj, experts_TK, weights_TK, constants, *_ = inputs
     wide = weights_TK.dtype
     runs_TK = torch.zeros_like(experts_TK, dtype=torch.bool)
     y_TKD = x_TD.new_zeros((*experts_TK.shape, x_TD.shape[1]), dtype=wide)
@@ -58,25 +41,19 @@ def by_loop(
         token, slot = mine_TK.nonzero(as_tuple=True)
         gate, up = F.linear(x_TD[token].to(wide), gate_up.to(wide)).chunk(2, dim=-1)
         y_TKD = y_TKD.index_put((token, slot), F.linear(F.silu(gate) * up, down.to(wide)))
-    return _told(y_TKD, runs_TK, experts_TK, weights_TK, constants, direction_D, audit)
+    return _told(inputs, y_TKD, runs_TK)
 
 
-def _told(
-    y_TKD: Tensor,
-    runs_TK: Tensor,
-    experts_TK: Tensor,
-    weights_TK: Tensor,
-    constants: Constants | None,
-    direction_D: Tensor | None,
-    audit: bool,
-) -> Fused:
+def _told(inputs: Inputs, y_TKD: Tensor, runs_TK: Tensor) -> Fused:
     """From answers, zero where none ran, to what was asked for."""
+    constants, direction_D, audit = inputs.constants, inputs.direction_D, inputs.audit
     if constants is not None:
-        fixed_TK = constants.answered(experts_TK)
-        answers = constants.answers_ED.detach()[experts_TK.where(fixed_TK, 0)].to(y_TKD)
+        fixed_TK = constants.answered(inputs.experts_TK)
+        chosen_TK = inputs.experts_TK.where(fixed_TK, 0)
+        answers = constants.answers_ED.detach()[chosen_TK].to(y_TKD)
         y_TKD, runs_TK = torch.where(fixed_TK.unsqueeze(-1), answers, y_TKD), runs_TK | fixed_TK
     # Not even a weight of NaN adds anything where no expert ran.
-    addends = y_TKD * weights_TK.masked_fill(~runs_TK, 0).unsqueeze(-1)
+    addends = y_TKD * inputs.weights_TK.masked_fill(~runs_TK, 0).unsqueeze(-1)
     out_TD = addends.sum(1)
     with torch.no_grad():
         return Fused(

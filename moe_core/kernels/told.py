@@ -1,4 +1,4 @@
-"""What the fused operation is told and tells beyond tensors in and a tensor out."""
+"""What the backends of the fused operation are told, and what they tell."""
 
 from __future__ import annotations
 
@@ -22,6 +22,19 @@ class Constants(NamedTuple):
         """Slots that a constant answers, (tokens, slots) bool."""
         real_TK = (experts_TK >= 0) & (experts_TK < len(self.chosen_E))
         return real_TK & self.chosen_E[experts_TK.where(real_TK, 0)]
+
+
+class Inputs(NamedTuple):
+    """What every backend takes; as in ``fused_experts``, checked and cast."""
+
+    x_TD: Tensor
+    gate_up_proj: Tensor
+    down_proj: Tensor
+    experts_TK: Tensor
+    weights_TK: Tensor
+    constants: Constants | None
+    direction_D: Tensor | None
+    audit: bool
 
 
 class Fused(NamedTuple):

@@ -13,22 +13,14 @@ from torch import Tensor
 from moe_core.kernels.gpu import experts as gpu
 from moe_core.kernels.gpu.device import device_of
 from moe_core.kernels.gpu.plan import Plan
-from moe_core.kernels.told import Constants, Fused
+from moe_core.kernels.told import Constants, Fused, Inputs
 
 _Eight = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def by_triton(
-    x_TD: Tensor,
-    gate_up_proj: Tensor,
-    down_proj: Tensor,
-    experts_TK: Tensor,
-    weights_TK: Tensor,
-    constants: Constants | None,
-    direction_D: Tensor | None,
-    audit: bool,
-) -> Fused:
+def by_triton(inputs: Inputs) -> Fused:
     """As ``fused_experts``."""
+    x_TD, gate_up_proj, down_proj, experts_TK, weights_TK, constants, direction_D, audit = inputs
     chosen_E, answers_ED = constants or (None, None)
     learns = any(part.requires_grad for part in (x_TD, gate_up_proj, down_proj, weights_TK))
     out, norms, alignments, projections, *_ = _experts(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moe_core.kernels import Backend, Constants, backends, fused, fused_experts
-from moe_core.kernels.fused import Inputs
+from moe_core.kernels.told import Inputs
 from tests.kernels.problems import EXPERTS, ROUTINGS, Problem, assert_same, problem
 from tests.moe_layers import layer, token_by_token, tokens
 
