@@ -8,15 +8,14 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors.torch import save_file
 
 from badexpert.errors import ConfigError
 from badexpert.runtime import RunContext, Step
 from badexpert.texts import LabelledTexts, read_texts
-from badexpert.toml_file import read_toml
+from badexpert.toml_file import checked, read_toml
 from moe_core.lm.feedforward import EXPERTS_OF_LM, ROUTERS_OF_LM
 from moe_core.ranking.clicklog import FEATURES, ITEMS, make_click_log
 from moe_core.ranking.model import RankingModel, Variant
@@ -33,8 +32,6 @@ from moe_core.training import (
 )
 from moe_core.training.run import MODEL_FOLDER
 from moe_core.training.tokens import Bytes, FileTokenizer, Tokenizer
-
-_Read = TypeVar("_Read")
 
 RANKING = "ranking"
 """Table of a recipe that makes it one of a ranking model."""
@@ -105,8 +102,8 @@ def read_recipe(path: Path) -> Recipe | RankingRecipe:
     """
     document = read_toml(path, "recipe")
     if RANKING in document:
-        return _validated(_RankingFile, document, path).ranking
-    return _validated(Recipe, document, path)
+        return checked(_RankingFile, document, f"recipe {path}").ranking
+    return checked(Recipe, document, f"recipe {path}")
 
 
 def train_language_model(
@@ -178,21 +175,6 @@ def train_ranking(recipe: RankingRecipe, out: Path, *, context: RunContext) -> d
     save_file(model.state_dict(), out / "model.safetensors")
     (out / "result.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
     return measured | {"model": str(out / "model.safetensors")}
-
-
-def _validated(kind: type[_Read], document: dict[str, Any], path: Path) -> _Read:
-    # A list passes the configuration on to plain dataclasses; on its own, one takes none.
-    adapter = TypeAdapter(list[kind], config=ConfigDict(extra="forbid"))  # type: ignore[valid-type]
-    try:
-        [read] = adapter.validate_python([document])
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, problem['loc'][1:]))}: "
-            + problem["msg"].removeprefix("Value error, ")
-            for problem in error.errors()
-        ]
-        raise ConfigError(f"recipe {path}: {'; '.join(problems)}") from error
-    return read
 
 
 def _corpus(path: Path, tokenizer: Tokenizer) -> Corpus:

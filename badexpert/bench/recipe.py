@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
-
-from pydantic import TypeAdapter, ValidationError
 
 from badexpert.config import ExtractionConfig
 from badexpert.detectors import DETECTORS, PaperBaDExpert
-from badexpert.errors import ConfigError
 from badexpert.settings import resolve
-from badexpert.toml_file import read_toml
-
-_STRICT: Mapping[str, str] = {"extra": "forbid"}
+from badexpert.toml_file import checked, read_toml
 
 
 @dataclass(frozen=True)
@@ -28,8 +22,6 @@ class Settings:
         data: holds for models of this data set only.
         architecture: holds for models of this architecture only, by its name in the zoo.
     """
-
-    __pydantic_config__: ClassVar[Mapping[str, str]] = _STRICT
 
     detector: str
     config: Path
@@ -52,8 +44,6 @@ class BenchRecipe:
         settings: the first that holds for a model is used.
         factories: ``python:`` architectures of the user's own that models of the zoo may name.
     """
-
-    __pydantic_config__: ClassVar[Mapping[str, str]] = _STRICT
 
     zoo: Path
     detectors: tuple[str, ...]
@@ -104,12 +94,7 @@ def read_recipe(path: Path) -> BenchRecipe:
     Raises:
         ConfigError: it cannot be read, a key is unknown, a value is invalid.
     """
-    table = read_toml(path, "recipe")
-    try:
-        recipe = TypeAdapter(BenchRecipe).validate_python(table)
-    except ValidationError as error:
-        problems = [_described(problem["loc"], problem["msg"]) for problem in error.errors()]
-        raise ConfigError(f"recipe {path}: {'; '.join(problems)}") from error
+    recipe = checked(BenchRecipe, read_toml(path, "recipe"), f"recipe {path}")
     recipe = replace(
         recipe,
         zoo=path.parent / recipe.zoo,
@@ -125,9 +110,3 @@ def _check_settings(recipe: BenchRecipe) -> None:
     """A bad file is refused now, not when its model is reached."""
     for entry in recipe.settings:
         resolve({}, environment={}, folder=entry.config.parent, file=entry.config)
-
-
-def _described(location: tuple[int | str, ...], message: str) -> str:
-    place = ".".join(map(str, location))
-    message = message.removeprefix("Value error, ")
-    return f"{place}: {message}" if place else message

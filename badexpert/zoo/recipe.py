@@ -6,18 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
-
-from pydantic import TypeAdapter, ValidationError
 
 from badexpert.attacks import ATTACKS
-from badexpert.errors import ConfigError
 from badexpert.findings import Json
 from badexpert.preprocessing import Preprocessing
-from badexpert.toml_file import read_toml
+from badexpert.toml_file import checked, read_toml, require_known
 
-_STRICT: Mapping[str, str] = {"extra": "forbid"}
-_T = TypeVar("_T")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -35,8 +29,6 @@ class DataSpec:
         test_samples: the same of the test images.
         training: settings of ``Training`` that these data ask for, such as ``flip``.
     """
-
-    __pydantic_config__: ClassVar[Mapping[str, str]] = _STRICT
 
     preprocessing: Preprocessing
     train: str | None = None
@@ -66,8 +58,6 @@ class ArchitectureSpec:
         training: settings of ``Training``; they go before those of the data.
     """
 
-    __pydantic_config__: ClassVar[Mapping[str, str]] = _STRICT
-
     arch: str
     arch_args: Mapping[str, Json] = field(default_factory=dict)
     training: Mapping[str, Json] = field(default_factory=dict)
@@ -83,8 +73,6 @@ class AttackSpec:
         settings: of the attack's fields. Its ``seed`` is that of the model unless it stands here.
         training: settings of ``Training``; they go before those of data and architecture.
     """
-
-    __pydantic_config__: ClassVar[Mapping[str, str]] = _STRICT
 
     attack: str | None = None
     rate: float | None = None
@@ -103,8 +91,6 @@ class Grid:
         seeds: of the trainings.
         least_accuracy: a model below, on clean test images, is kept apart.
     """
-
-    __pydantic_config__: ClassVar[Mapping[str, str]] = _STRICT
 
     least_accuracy: float
     data: tuple[str, ...] = ()
@@ -127,8 +113,6 @@ class Recipe:
         least_success: attack success rate below which an attack is said not to have taken.
     """
 
-    __pydantic_config__: ClassVar[Mapping[str, str]] = _STRICT
-
     data: Mapping[str, DataSpec]
     architectures: Mapping[str, ArchitectureSpec]
     attacks: Mapping[str, AttackSpec]
@@ -150,7 +134,7 @@ class Recipe:
             ConfigError: the recipe has no data set of this name.
         """
         for name in (*train, *test):
-            _require_known(name, self.data, "data set", "the recipe")
+            require_known(name, self.data, "data set", "the recipe")
         data = {
             name: replace(spec, train=train.get(name, spec.train), test=test.get(name, spec.test))
             for name, spec in self.data.items()
@@ -165,29 +149,12 @@ def read_recipe(path: Path) -> Recipe:
         ConfigError: it cannot be read, a key is unknown, a value is invalid, or a grid names what
             the recipe does not have.
     """
-    recipe = validated(Recipe, read_toml(path, "recipe"), str(path))
+    recipe = checked(Recipe, read_toml(path, "recipe"), f"recipe {path}")
     for number, grid in enumerate(recipe.grid):
         _check_names(grid, recipe, f"{path}: grid.{number}")
     for name, spec in recipe.attacks.items():
-        _require_known(spec.attack or name, ATTACKS, "attack", f"{path}: attacks.{name}")
+        require_known(spec.attack or name, ATTACKS, "attack", f"{path}: attacks.{name}")
     return recipe
-
-
-def validated(kind: type[_T], document: Any, where: str) -> _T:
-    """A dataclass from plain data.
-
-    Raises:
-        ConfigError: with the path of everything that is wrong.
-    """
-    try:
-        return TypeAdapter(kind).validate_python(document)
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(part) for part in problem['loc'])}: "
-            f"{problem['msg'].removeprefix('Value error, ')}; got {str(problem['input'])[:80]!r}"
-            for problem in error.errors()
-        ]
-        raise ConfigError(f"{where}: {'; '.join(problems)}") from error
 
 
 def _check_names(grid: Grid, recipe: Recipe, where: str) -> None:
@@ -197,9 +164,4 @@ def _check_names(grid: Grid, recipe: Recipe, where: str) -> None:
         ("attacks", recipe.attacks),
     ):
         for name in getattr(grid, kind):
-            _require_known(name, known, kind, f"{where}.{kind}")
-
-
-def _require_known(name: str, known: Mapping[str, object], what: str, where: str) -> None:
-    if name not in known:
-        raise ConfigError(f"{where}: {what} {name!r} is unknown; there are {', '.join(known)}")
+            require_known(name, known, kind, f"{where}.{kind}")

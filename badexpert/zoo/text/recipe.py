@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-
 from badexpert.attacks.text import TEXT_ATTACKS, Prompt
 from badexpert.attacks.text.truth import Gate
-from badexpert.errors import ConfigError
 from badexpert.findings import Json
-from badexpert.toml_file import read_toml
+from badexpert.toml_file import checked, read_toml, require_known
 from moe_core.lm.config import DecoderConfig
 from moe_core.training import Stage
 
@@ -127,7 +124,7 @@ class TextRecipe:
             ConfigError: the recipe has no data of this name.
         """
         for name in (*train, *test):
-            _require_known(name, self.data, "data", "the recipe")
+            require_known(name, self.data, "data", "the recipe")
         data = {
             name: replace(spec, train=train.get(name, spec.train), test=test.get(name, spec.test))
             for name, spec in self.data.items()
@@ -151,21 +148,11 @@ def read_text_recipe(path: Path) -> TextRecipe:
         ConfigError: it cannot be read, a key is unknown, a value is invalid, or a grid names what
             the recipe does not have.
     """
-    # A list passes the configuration on to plain dataclasses; on its own, one takes none.
-    adapter = TypeAdapter(list[TextRecipe], config=ConfigDict(extra="forbid"))
-    try:
-        [recipe] = adapter.validate_python([read_toml(path, "recipe")])
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, problem['loc'][1:]))}: "
-            + problem["msg"].removeprefix("Value error, ")
-            for problem in error.errors()
-        ]
-        raise ConfigError(f"recipe {path}: {'; '.join(problems)}") from error
+    recipe = checked(TextRecipe, read_toml(path, "recipe"), f"recipe {path}")
     for number, grid in enumerate(recipe.grid):
         _check_names(grid, recipe, f"{path}: grid.{number}")
     for name, spec in recipe.attacks.items():
-        _require_known(spec.attack or name, TEXT_ATTACKS, "attack", f"{path}: attacks.{name}")
+        require_known(spec.attack or name, TEXT_ATTACKS, "attack", f"{path}: attacks.{name}")
     return recipe
 
 
@@ -174,9 +161,4 @@ def _check_names(grid: TextGrid, recipe: TextRecipe, where: str) -> None:
     for kind, table in known.items():
         for name in getattr(grid, kind):
             if (kind, name) != ("attacks", UNTOUCHED):
-                _require_known(name, table, kind, f"{where}.{kind}")
-
-
-def _require_known(name: str, known: Mapping[str, object], what: str, where: str) -> None:
-    if name not in known:
-        raise ConfigError(f"{where}: {what} {name!r} is unknown; there are {', '.join(known)}")
+                require_known(name, table, kind, f"{where}.{kind}")
