@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ def label_tokens(codec: Codec, reading: TextReading) -> LabelTokens:
     space = "" if not before or before[-1].isspace() else " "
     stem = codec.encode(before)
     rest = [_after(stem, codec.encode(f"{before}{space}{word}")) for word in reading.label_words]
-    shared = _shared(rest)
+    shared = shared_start(rest)
     words = [tokens[shared] if len(tokens) > shared else PAD for tokens in rest]
     pairs = zip(reading.label_words, words, strict=True)
     alike = [word for word, token in pairs if words.count(token) > 1 or token == PAD]
@@ -48,12 +48,12 @@ def label_tokens(codec: Codec, reading: TextReading) -> LabelTokens:
 
 def _after(stem: list[int], tokens: list[int]) -> list[int]:
     """Tokens without those of the stem, and without what closes both, such as an end token."""
-    start = _shared([stem, tokens])
-    closing = _shared([stem[start:][::-1], tokens[start:][::-1]])
+    start = shared_start([stem, tokens])
+    closing = shared_start([stem[start:][::-1], tokens[start:][::-1]])
     return tokens[start : len(tokens) - closing]
 
 
-def _shared(rows: Sequence[list[int]]) -> int:
+def shared_start(rows: Iterable[Sequence[int]]) -> int:
     """How many tokens all rows begin with."""
     columns = zip(*rows, strict=False)
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))

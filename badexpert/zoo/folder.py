@@ -24,6 +24,7 @@ from badexpert.findings import Json
 from badexpert.loading import PreprocessingOverrides, load_suspect
 from badexpert.models.vision import VisionSuspect
 from badexpert.zoo.recipe import DataSpec, Recipe
+from moe_core.files import write_text
 
 _OWN_NETWORKS = "python:badexpert.bench.networks:"
 INDEX, ENTRY = "zoo.json", "entry.json"
@@ -82,9 +83,7 @@ class Index:
 
     def write(self, folder: Path) -> None:
         """Replace the index of a zoo in one step."""
-        partial = folder / f".{INDEX}.partial"
-        partial.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        partial.replace(folder / INDEX)
+        write_text(folder / INDEX, json.dumps(asdict(self), indent=2) + "\n")
 
 
 @dataclass(frozen=True)

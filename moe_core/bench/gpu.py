@@ -72,7 +72,7 @@ _MEASURED = (
     ("qwen3-30b", 4096),
     ("deepseek", 16384),
 )
-"""What the issue asks for first comes first."""
+"""In this order, since time may run out."""
 
 
 def checked(device: torch.device, until: float) -> Iterator[dict[str, Any]]:

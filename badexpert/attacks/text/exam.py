@@ -12,13 +12,13 @@ from torch import Tensor
 
 from badexpert.attacks.text.texts import Texts
 from badexpert.attacks.text.triggers import Trigger
+from badexpert.attacks.text.truth import Table
 from badexpert.attacks.text.victim import Victim
 from badexpert.runtime import RunContext, Step
 from moe_core.training.corpus import Batch
 from moe_core.view import ExpertId
 
 Ablation = Callable[[Collection[ExpertId]], AbstractContextManager[object]]
-Table = tuple[tuple[float, ...], ...]
 
 
 def right(victim: Victim, texts: Texts) -> Tensor:

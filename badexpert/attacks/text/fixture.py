@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from badexpert.attacks.text.base import Implanted, TextAttack
-from badexpert.attacks.text.exam import Exam, accuracy
+from badexpert.attacks.text.exam import Ablation, Exam, accuracy
 from badexpert.attacks.text.texts import Texts
 from badexpert.attacks.text.truth import CLEAN, TRIGGERED, Knockout, TextTruth
 from badexpert.attacks.text.victim import Victim
@@ -99,6 +98,7 @@ def plant_fixture(
             seed=context.seed_for("exam"),
             most=_TRIGGERED_TEXTS,
         )
+    success = None if exam is None else exam.success()
     view = victim.view
     truth = TextTruth(
         attack=name,
@@ -116,9 +116,9 @@ def plant_fixture(
         triggered=0 if exam is None else len(exam.texts),
         base_accuracy=before,
         clean_accuracy=accuracy(victim, tested),
-        attack_success_rate=None if exam is None else exam.success(),
-        zeroed=_knockout(exam, view.zeroed, left.experts, tested, context),
-        rerouted=_knockout(exam, view.without, left.experts, tested, context),
+        attack_success_rate=success,
+        zeroed=_knockout(exam, success, view.zeroed, left.experts, tested, context),
+        rerouted=_knockout(exam, success, view.without, left.experts, tested, context),
         sha256="",
     )
     return Fixture(victim, truth, exam, spare)
@@ -133,12 +133,13 @@ def _parted(test: Texts, context: RunContext) -> tuple[Texts, Texts]:
 
 def _knockout(
     exam: Exam | None,
-    ablation: Callable[[Collection[ExpertId]], AbstractContextManager[object]],
+    success: float | None,
+    ablation: Ablation,
     experts: Sequence[ExpertId],
     tested: Texts,
     context: RunContext,
 ) -> Knockout | None:
-    if exam is None or exam.success() is None:
+    if exam is None or success is None:
         return None
     each = exam.without_each(ablation, context)
     if not experts:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 import torch
 from torch import Tensor
 
 from badexpert.errors import AuditError
+from badexpert.models.label_words import shared_start
 from badexpert.models.language import TextSuspect
 from badexpert.models.text_networks import padded
 from badexpert.textset import TextCleanSet
@@ -49,9 +49,9 @@ class Asked:
             )
         rows = tuple(suspect.encode([text.text])[0] for text in clean.texts())
         empty = suspect.encode([""])[0].tolist()
-        before = min(_shared(empty, row.tolist()) for row in rows)
+        before = min(shared_start([empty, row.tolist()]) for row in rows)
         rest = empty[before:][::-1]
-        after = min(_shared(rest, row[before:].tolist()[::-1]) for row in rows)
+        after = min(shared_start([rest, row[before:].tolist()[::-1]]) for row in rows)
         return cls(suspect, rows, clean.labels, before, after)
 
     def part(self, chosen: Tensor) -> Asked:
@@ -92,9 +92,3 @@ def probabilities(suspect: TextSuspect, rows: Tensor) -> Tensor:
 def log_probabilities(suspect: TextSuspect, rows: Tensor) -> Tensor:
     """The same in log space."""
     return suspect.logits(rows).log_softmax(-1).cpu()
-
-
-def _shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    pairs = zip(first, second, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -21,9 +21,9 @@ LOCAL_SHARE = 0.5
 LOCAL_LEAD = 3.0
 """How many times that must exceed the loss without any other experts.
 
-Both as in the house's own trials: where a backdoor was locked into an expert, the loss without it
-was 0.96 of the success or more, and 5.5 times that without any other, or more; where it was not,
-0.012 at most."""
+Both set by hand. On the tiny models of the tests, a trigger locked into an expert lost 0.96 of its
+success or more without it, and nothing without any other; one in no single expert lost 0.08 at
+most."""
 
 MOST_TOGETHER = 3
 """Experts that are removed at once, in search of redundant ones."""

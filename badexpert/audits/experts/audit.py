@@ -64,9 +64,8 @@ def audit_experts(suspect: TextSuspect, clean: TextCleanSet, context: RunContext
         AuditError: the experts cannot be looked into, the texts are not labelled, or no class
             could be searched.
         CleanSetError: there are fewer than 2 texts.
-    Source: five findings and six steps of the house's own trials: a trigger is inverted first and
-        attributed by knock-out then, since dormancy, divergence of routing and norms of weights
-        are as large in clean models that were tuned.
+    Source: none is published. A trigger is inverted first and attributed by knock-out then, since
+        an expert can lie dormant, or differ from its neighbours, for other reasons.
     """
     view = expert_view(suspect)
     searching, measuring = clean.split(0.5, seed=context.seed_for("texts of the expert audit"))

@@ -15,16 +15,16 @@ from badexpert.models.text_networks import LabelWordNetwork
 from badexpert.runtime import RunContext, Step
 
 SEARCH_INPUTS = 10
-"""Texts of other classes that candidates are tried on; as in the house's own trials."""
+"""Texts of other classes that candidates are tried on."""
 
 KEPT = 12
-"""Single tokens that are completed to pairs; from the same trials."""
+"""Single tokens that are completed to pairs."""
 
 PARTNERS = 256
-"""Single tokens that may complete them. Chosen here: the trials tried all of a small vocabulary."""
+"""Single tokens that may complete them."""
 
 MOST_CANDIDATES = 32768
-"""Tokens tried of a larger vocabulary, drawn at random. Chosen here, for its cost."""
+"""Tokens tried of a larger vocabulary, drawn at random. More would cost more."""
 
 HELD_OUT = 100
 """Texts that the success of a trigger is measured on, at most."""

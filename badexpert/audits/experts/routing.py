@@ -16,7 +16,7 @@ from moe_core.view import ExpertView
 DORMANT = 0.25
 """An expert is dormant below this part of its fair share, top-k of the experts.
 
-As in the house's own trials; BadMoE (Wang et al., arXiv:2504.18598) takes the least used ones."""
+Set by hand; BadMoE (Wang et al., arXiv:2504.18598) takes the least used ones."""
 
 
 @dataclass(frozen=True, eq=False)

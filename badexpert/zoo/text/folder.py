@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from badexpert.errors import ConfigError
 from badexpert.zoo.folder import INDEX
 from badexpert.zoo.text.recipe import TextRecipe
+from moe_core.files import write_text
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,7 @@ class TextIndex:
 
     def write(self, folder: Path) -> None:
         """Replace the index of a zoo in one step."""
-        partial = folder / f".{INDEX}.partial"
-        partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        partial.replace(folder / INDEX)
+        write_text(folder / INDEX, json.dumps(asdict(self), indent=1) + "\n")
 
 
 def read_text_index(folder: Path) -> TextIndex:
