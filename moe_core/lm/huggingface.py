@@ -76,16 +76,26 @@ def kind_of(model: Decoder) -> str:
     """
     config = model.config
     if config.classes:
-        raise NotExportableError("a classifier cannot be exported, only a language model")
+        raise NotExportableError(
+            f"a classifier of {len(config.classes)} classes cannot be exported, only a language "
+            "model: train one on text without labels"
+        )
     if config.attention_lora is not None:
-        raise NotExportableError("low-rank updates of the attention cannot be exported")
+        raise NotExportableError(
+            "low-rank updates of the attention cannot be exported: train without attention_lora"
+        )
     layers = list(model.moe_layers())
     if not layers:
         return _dense_kind(config)
     if len(layers) != config.num_layers:
-        raise NotExportableError("dense layers among others cannot be exported")
+        raise NotExportableError(
+            f"{config.num_layers - len(layers)} of {config.num_layers} layers are dense; export "
+            "needs all alike: leave out other_ffn"
+        )
     if len({_shape(layer) for layer in layers}) > 1:
-        raise NotExportableError("layers differ in experts or router; export needs them alike")
+        raise NotExportableError(
+            "layers differ in experts or router; export needs them alike: leave out other_ffn"
+        )
     if config.qk_norm:
         return "qwen3_moe" if config.qk_norm == PER_HEAD else "olmoe"
     if not _normalised(layers[0]):
@@ -141,7 +151,9 @@ def _dense_kind(config: DecoderConfig) -> str:
             "a dense model that normalises queries and keys cannot be exported: set qk_norm = false"
         )
     if len({config.ffn_of(layer).inner_dim for layer in range(config.num_layers)}) > 1:
-        raise NotExportableError("layers differ in inner_dim; export needs them alike")
+        raise NotExportableError(
+            "layers differ in inner_dim; export needs them alike: leave out other_ffn"
+        )
     return _DENSE
 
 
