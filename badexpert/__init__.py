@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from badexpert.models.language import GenerationSuspect, TextSuspect, suspect_of
     from badexpert.models.vision import VisionSuspect
     from badexpert.preprocessing import Preprocessing, PreprocessingOverrides
+    from badexpert.repairing import Repair, Triggered, repair
     from badexpert.runtime import RunContext
     from badexpert.scanning import scan
     from badexpert.sources import open_source
@@ -58,6 +59,7 @@ _HOMES = {
     "PaperBaDExpert": "detectors",
     "Preprocessing": "preprocessing",
     "PreprocessingOverrides": "preprocessing",
+    "Repair": "repairing",
     "Report": "findings",
     "RunContext": "runtime",
     "ScanConfig": "config",
@@ -65,6 +67,7 @@ _HOMES = {
     "TextCleanSet": "textset",
     "TextReading": "text_reading",
     "TextSuspect": "models.language",
+    "Triggered": "repairing",
     "UnsafeModelError": "errors",
     "Verdict": "findings",
     "VisionSuspect": "models.vision",
@@ -75,6 +78,7 @@ _HOMES = {
     "open_source": "sources",
     "open_texts": "sources.texts",
     "prepare": "detection",
+    "repair": "repairing",
     "scan": "scanning",
     "stored_detector": "detection",
     "suspect_of": "models.language",
@@ -99,6 +103,7 @@ __all__ = [
     "PaperBaDExpert",
     "Preprocessing",
     "PreprocessingOverrides",
+    "Repair",
     "Report",
     "RunContext",
     "ScanConfig",
@@ -106,6 +111,7 @@ __all__ = [
     "TextCleanSet",
     "TextReading",
     "TextSuspect",
+    "Triggered",
     "UnsafeModelError",
     "Verdict",
     "VisionSuspect",
@@ -117,6 +123,7 @@ __all__ = [
     "open_source",
     "open_texts",
     "prepare",
+    "repair",
     "scan",
     "stored_detector",
     "suspect_of",

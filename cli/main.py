@@ -23,6 +23,7 @@ from . import (
     extract,
     inspect,
     moe,
+    repair,
     scan,
     zoo,
 )
@@ -43,6 +44,7 @@ COMMANDS = (
     detect.detect,
     inspect.inspect,
     experts.experts,
+    repair.repair,
     attack.attack,
     bench.bench,
     demo.demo,

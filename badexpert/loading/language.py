@@ -30,17 +30,21 @@ _HEADS = ("ForCausalLM", "LMHeadModel", "ForSequenceClassification")
 
 def is_language_model(source: str | Path) -> bool:
     """Whether a path is a folder of a language model, or a file in the format of such."""
-    path = Path(source)
+    path = local_folder(source)
     if path.is_file():
         return sniff(path) is FileFormat.GGUF
-    if str(source).startswith(hub.PREFIX):
-        path = hub.fetch(str(source))
     if not (path / CONFIG).is_file():
         return False
     document = read_json(confined(path, CONFIG))
     return document.get("model_type") == OWN or any(
         name.endswith(_HEADS) for name in _architectures(document)
     )
+
+
+def local_folder(source: str | Path) -> Path:
+    """Where the files of a model are; one on the hub is fetched if it is not in the cache."""
+    text = str(source)
+    return hub.fetch(text) if text.startswith(hub.PREFIX) else Path(source)
 
 
 def load_language_model(
@@ -60,8 +64,7 @@ def load_language_model(
             a pickle that does.
         ModelLoadError: refused, damaged, or of an unknown kind.
     """
-    text = str(source)
-    path = hub.fetch(text) if text.startswith(hub.PREFIX) else Path(source)
+    text, path = str(source), local_folder(source)
     if path.is_file():
         if (kind := sniff(path)) is FileFormat.GGUF:
             raise refuse(path, kind)

@@ -56,7 +56,7 @@ def build_module(
             "original ones"
         )
     _refuse_endless(document, len(tensors))
-    with _quiet(import_transformers()) as transformers:
+    with quiet(import_transformers()) as transformers:
         config = _configuration(transformers, document)
         kind = _class_of(transformers, config, architecture)
         _refuse_hollow(kind, config, tensors)
@@ -171,7 +171,7 @@ def _refuse_misfits(architecture: str, report: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[Any]:
+def quiet(transformers: Any) -> Iterator[Any]:
     """Without its progress bars and warnings, which go to the terminal."""
     logging = transformers.utils.logging
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
