@@ -14,6 +14,9 @@ from .console import printable
 SHADES = (" ", "░", "▒", "▓", "█")
 """Of a number from 0 to 1, in fifths; a plain file has no colours."""
 
+MOST_CHANGED = 5
+"""Experts that are listed of those that differ from a base."""
+
 
 def content(evidence: Mapping[str, Any]) -> RenderableType:
     """The classes, the usage of experts on clean texts, and what each trigger loses without each.
@@ -36,6 +39,12 @@ def _sections(evidence: Mapping[str, Any]) -> Iterator[RenderableType]:
             title = f"\n  what {one['words']!r} loses without each expert, of its success"
             shares = [[max(lost, 0.0) / one["success"] for lost in row] for row in table]
             yield _heat(title, layers, shares)
+    if (changes := evidence.get("from_base")) is not None:
+        yield Text(
+            f"\n  most changed from {printable(changes['source'])}: an order in which to look",
+            "dim",
+        )
+        yield _most_changed(layers, changes["layers"])
 
 
 def _classes(classes: Sequence[Mapping[str, Any]]) -> Table:
@@ -63,6 +72,30 @@ def _heat(title: str, layers: Sequence[str], values: Sequence[Sequence[float]]) 
             Text(f"{row[top]:.2f} at expert {top}", "dim"),
         )
     return Group(Text(printable(title), "dim"), grid)
+
+
+def _most_changed(layers: Sequence[str], changes: Sequence[Mapping[str, Any]]) -> RenderableType:
+    experts = [
+        (name, index, {measure: values[index] for measure, values in change.items()})
+        for name, change in zip(layers, changes, strict=True)
+        for index, norm in enumerate(change["norm"])
+        if norm > 0
+    ]
+    if not experts:
+        return Text("  no expert has changed")
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for column in ("expert", "change", "of its norm", "in one direction", "router row"):
+        table.add_column(column)
+    for name, index, of in sorted(experts, key=lambda one: -one[2]["relative"])[:MOST_CHANGED]:
+        row = of.get("router_row")
+        table.add_row(
+            Text(printable(f"{name}.experts.{index}")),
+            f"{of['norm']:.3g}",
+            f"{of['relative']:.1%}",
+            f"{of['rank_one']:.0%}",
+            "" if row is None else f"{row:.3g}",
+        )
+    return table
 
 
 def _shade(value: float) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from . import options, reporting, session
 
@@ -15,6 +18,13 @@ if TYPE_CHECKING:
 def experts(
     suspect: options.Suspect = None,
     adapter: options.Adapter = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=options.MODEL,
+            help="Folder of the model that this one was made from: says how experts changed.",
+        ),
+    ] = None,
     clean: options.Clean = None,
     limit: options.Limit = None,
     device: options.Device = None,
@@ -44,19 +54,21 @@ def experts(
     settings = session.start(flags, file=config, quiet=quiet, verbose=verbose).config
     targets = reporting.targets_of(settings.report, output)
     with session.running(settings) as context:
-        report = _report(settings, context)
+        report = _report(settings, context, base)
     raise reporting.finish(report, targets, settings.report)
 
 
-def _report(settings: ScanConfig, context: RunContext) -> Report:
+def _report(settings: ScanConfig, context: RunContext, base: Path | None) -> Report:
     from badexpert.audits.experts import experts_report
+    from badexpert.loading.language import load_language_model
     from badexpert.opening import audited, required_clean
 
+    reference = None if base is None else load_language_model(base, device=context.device)
     return audited(
         "experts",
         settings,
         context,
         lambda suspect, clean: experts_report(
-            suspect, required_clean(clean), config=settings, context=context
+            suspect, required_clean(clean), config=settings, context=context, base=reference
         ),
     )

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
 from torch import Tensor
 
-from badexpert.audits.experts.asked import probabilities
+from badexpert.audits.experts.knockout import Experts, Knockout
 from badexpert.audits.experts.routing import routing_statistics
-from badexpert.models.language import TextSuspect
-from badexpert.runtime import RunContext, Step
+from badexpert.runtime import RunContext
 from moe_core.view import ExpertId, ExpertView
 
 LOCAL_SHARE = 0.5
@@ -30,8 +29,6 @@ MOST_TOGETHER = 3
 
 _LIKELY = 8
 """Experts from which sets are made: those that the trigger calls upon most."""
-
-Experts = tuple[ExpertId, ...]
 
 
 @dataclass(frozen=True)
@@ -62,72 +59,35 @@ class Attribution:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Knockout:
-    """Triggered texts, and clean ones of the same class, asked under ablations.
-
-    Attributes:
-        triggered: texts of other classes with the trigger, rows of tokens.
-        natural: texts of the target class, which the same experts may serve by right; maybe none.
-        target: class.
-    """
-
-    suspect: TextSuspect
-    view: ExpertView
-    triggered: Tensor
-    natural: Tensor
-    target: int
-
-    def asked(self) -> tuple[float, float]:
-        """Mean probability of the target on triggered and on natural texts; 0 where none are."""
-        triggered, natural = (
-            probabilities(self.suspect, rows)[:, self.target].mean().item() if len(rows) else 0.0
-            for rows in (self.triggered, self.natural)
-        )
-        return triggered, natural
-
-    def loss(self, experts: Collection[ExpertId], whole: tuple[float, float]) -> float:
-        """What is lost without experts under either ablation, at least."""
-        losses = []
-        for ablation in (self.view.zeroed, self.view.without):
-            with ablation(experts):
-                triggered, natural = self.asked()
-            losses.append((whole[0] - triggered) - max(whole[1] - natural, 0.0))
-        return min(losses)
-
-
 def attribute(knockout: Knockout, plain: Tensor, context: RunContext) -> Attribution:
     """Remove each expert, and sets of likely ones where no single one is to blame.
 
     Args:
         plain: the triggered texts without their trigger.
     """
-    whole = knockout.asked()
-    singles: dict[Experts, float] = {}
-    experts = [expert for expert in knockout.view.experts() if _bearable(knockout.view, (expert,))]
-    for expert in experts:
-        singles[(expert,)] = knockout.loss([expert], whole)
-        context.progress(Step("knock out experts", len(singles), len(experts)))
+    view = knockout.view
+    singles = knockout.without(
+        [(expert,) for expert in view.experts() if _bearable(view, (expert,))], context
+    )
     tried, best = dict(singles), _largest(singles)
     likely = called_upon(knockout, plain)[:_LIKELY]
     for count in range(2, MOST_TOGETHER + 1):
-        if tried[best] >= LOCAL_SHARE * whole[0]:
+        if tried[best] >= LOCAL_SHARE * knockout.success:
             break
-        for chosen in _sets(likely, best, count):
-            if _bearable(knockout.view, chosen):
-                tried[chosen] = knockout.loss(chosen, whole)
+        sets = [chosen for chosen in _sets(likely, best, count) if _bearable(view, chosen)]
+        tried |= knockout.without(sets, context)
         best = _largest(tried)
     return Attribution(
         table=tuple(
             tuple(singles.get((ExpertId(at, expert),), 0.0) for expert in range(layer.num_experts))
-            for at, layer in enumerate(knockout.view.layers)
+            for at, layer in enumerate(view.layers)
         ),
         experts=best,
         loss=tried[best],
         runner_up=max(
             (lost for chosen, lost in tried.items() if not {*chosen} & {*best}), default=0.0
         ),
-        success=whole[0],
+        success=knockout.success,
     )
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from badexpert.audits.experts.asked import Asked
-from badexpert.audits.experts.attribution import Knockout, attribute
+from badexpert.audits.experts.attribution import attribute
+from badexpert.audits.experts.elsewhere import lost_elsewhere
 from badexpert.audits.experts.inversion import (
     HELD_OUT,
     InvertedTrigger,
@@ -16,11 +17,13 @@ from badexpert.audits.experts.inversion import (
     prepare_search,
     stamped_at_random,
 )
+from badexpert.audits.experts.knockout import Knockout
+from badexpert.audits.experts.reference import FromBase, changes_from
 from badexpert.audits.experts.routing import RoutingStatistics, routing_statistics
 from badexpert.audits.experts.verdict import TRIGGER_FOUND, ExpertVerdict, Judged, overall
 from badexpert.audits.experts.weights import weight_priors
 from badexpert.errors import AuditError
-from badexpert.models.language import TextSuspect
+from badexpert.models.language import LanguageModel, TextSuspect
 from badexpert.runtime import RunContext
 from badexpert.textset import TextCleanSet
 from moe_core.view import ExpertView
@@ -37,6 +40,7 @@ class ExpertAudit:
         judged: the classes that could be searched.
         unsearched: the classes that could not.
         tried, writable: tokens that were tried, of those that a person can write.
+        from_base: see ``changes_from``; None where no base was given.
     """
 
     layers: tuple[str, ...]
@@ -46,6 +50,7 @@ class ExpertAudit:
     unsearched: tuple[int, ...]
     tried: int
     writable: int
+    from_base: FromBase | None = None
 
     @property
     def verdict(self) -> ExpertVerdict:
@@ -54,13 +59,22 @@ class ExpertAudit:
         return overall([one.verdict for one in self.judged], exhaustive=exhaustive)
 
 
-def audit_experts(suspect: TextSuspect, clean: TextCleanSet, context: RunContext) -> ExpertAudit:
+def audit_experts(
+    suspect: TextSuspect,
+    clean: TextCleanSet,
+    context: RunContext,
+    *,
+    base: LanguageModel | None = None,
+) -> ExpertAudit:
     """Look for a trigger of one or two tokens into each class, and for the experts that it needs.
 
     Args:
         suspect: a classifier of texts with Mixture-of-Experts layers; is not changed.
         clean: labelled texts; half of them serve the search, half the measurement.
+        base: that the suspect may have been made from. How experts changed is reported beside the
+            verdict, and no part of it.
     Raises:
+        ConfigError: the base has other layers, experts or sizes.
         AuditError: the experts cannot be looked into, the texts are not labelled, or no class
             could be searched.
         CleanSetError: there are fewer than 2 texts.
@@ -68,6 +82,7 @@ def audit_experts(suspect: TextSuspect, clean: TextCleanSet, context: RunContext
         an expert can lie dormant, or differ from its neighbours, for other reasons.
     """
     view = expert_view(suspect)
+    from_base = None if base is None else changes_from(suspect.module, view, base)
     searching, measuring = clean.split(0.5, seed=context.seed_for("texts of the expert audit"))
     known, held_out = Asked.of(suspect, clean), Asked.of(suspect, measuring)
     search = prepare_search(Asked.of(suspect, searching), known, context)
@@ -78,7 +93,7 @@ def audit_experts(suspect: TextSuspect, clean: TextCleanSet, context: RunContext
         if trigger is None:
             unsearched.append(target)
             continue
-        judged.append(_judged(view, held_out, answers, trigger, context))
+        judged.append(_judged(view, held_out, answers, trigger, base, context))
     if not judged:
         raise AuditError(
             f"no class could be searched with {len(clean)} texts: the suspect answers all alike, "
@@ -92,6 +107,7 @@ def audit_experts(suspect: TextSuspect, clean: TextCleanSet, context: RunContext
         unsearched=tuple(unsearched),
         tried=len(search.candidates),
         writable=search.writable,
+        from_base=from_base,
     )
 
 
@@ -115,14 +131,19 @@ def _judged(
     held_out: Asked,
     answers: Tensor,
     trigger: InvertedTrigger,
+    base: LanguageModel | None,
     context: RunContext,
 ) -> Judged:
     spelled = held_out.suspect.decode(trigger.tokens)
     if trigger.success < TRIGGER_FOUND:
-        return Judged(trigger, spelled, None)
+        return Judged(trigger, spelled)
     others = held_out.part(counted(held_out, answers, trigger.target))
     own = (held_out.labels == trigger.target).nonzero().flatten()[:HELD_OUT]
     triggered = stamped_at_random(others, trigger.tokens, context)
     natural = held_out.part(own).plain() if len(own) else triggered[:0]
-    knockout = Knockout(held_out.suspect, view, triggered, natural, trigger.target)
-    return Judged(trigger, spelled, attribute(knockout, others.plain(), context))
+    knockout = Knockout(held_out.suspect, view, triggered, natural, trigger.target, trigger.success)
+    attribution = attribute(knockout, others.plain(), context)
+    if attribution.local:
+        return Judged(trigger, spelled, attribution)
+    elsewhere = lost_elsewhere(knockout, held_out.plain(), base, context)
+    return Judged(trigger, spelled, attribution, elsewhere)

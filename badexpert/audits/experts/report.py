@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from badexpert.audits.experts.attribution import Attribution
 from badexpert.audits.experts.audit import ExpertAudit, audit_experts
+from badexpert.audits.experts.elsewhere import PartLoss
+from badexpert.audits.experts.reference import FromBase
 from badexpert.audits.experts.verdict import TRIGGER_FOUND, ExpertVerdict, Judged
 from badexpert.config import ScanConfig
 from badexpert.describe import Stopwatch, describe_suspect, versions
@@ -19,7 +21,7 @@ from badexpert.inspection_report import (
     inspected,
     structure_facts,
 )
-from badexpert.models.language import GenerationSuspect, TextSuspect
+from badexpert.models.language import GenerationSuspect, LanguageModel, TextSuspect
 from badexpert.rules import DECISIVE, EXPERT_BACKDOOR, WIDESPREAD_BACKDOOR
 from badexpert.runtime import RunContext
 from badexpert.settings import to_json
@@ -51,11 +53,19 @@ class ExpertsAudit:
 
 
 def experts_report(
-    suspect: Suspect, clean: CleanSamples, *, config: ScanConfig, context: RunContext
+    suspect: Suspect,
+    clean: CleanSamples,
+    *,
+    config: ScanConfig,
+    context: RunContext,
+    base: LanguageModel | None = None,
 ) -> Report:
     """Audit the experts of a model, and nothing else but its accuracy.
 
+    Args:
+        base: see ``audit_experts``.
     Raises:
+        ConfigError: the base has other layers, experts or sizes.
         AuditError: see ``audit_experts``; also for what is no classifier of texts.
         CleanSetError: the clean set is of another kind than the suspect.
     """
@@ -63,7 +73,7 @@ def experts_report(
     with watch.measure("inspection"):
         inspection = inspected(suspect, clean, config, context)
     with watch.measure(AUDIT):
-        audit = audit_experts(*_as_texts(suspect, clean), context)
+        audit = audit_experts(*_as_texts(suspect, clean), context, base=base)
     found = (*findings(audit), *accuracy_findings(inspection.check))
     backdoored = any(finding.rule in DECISIVE for finding in found)
     report = Report(
@@ -129,11 +139,22 @@ def _widespread(judged: Judged, attribution: Attribution) -> Finding:
         WIDESPREAD_BACKDOOR.id,
         WIDESPREAD_BACKDOOR.severity,
         f"{_found(judged)}; it does not depend on single experts: without any few of them it "
-        f"loses {max(attribution.loss, 0.0):.2f} at most",
+        f"loses {max(attribution.loss, 0.0):.2f} at most{_elsewhere(judged.elsewhere)}",
         subject=f"class {judged.trigger.target}",
         score=judged.trigger.success,
         threshold=TRIGGER_FOUND,
         evidence=_words(judged),
+    )
+
+
+def _elsewhere(losses: Sequence[PartLoss]) -> str:
+    """What matters most of the parts that are no routed experts."""
+    if not losses:
+        return ""
+    worst = max(losses, key=lambda one: one.lost.net)
+    return (
+        f"; of other parts it depends most on the {worst.part} of {worst.place}, without which it "
+        f"loses {worst.lost.triggered:.2f}, and clean texts of the class {worst.lost.natural:.2f}"
     )
 
 
@@ -161,10 +182,23 @@ def _evidence(audit: ExpertAudit) -> dict[str, Json]:
             {name: _rounded(values.tolist()) for name, values in layer.items()}
             for layer in audit.priors
         ],
+        "from_base": None if audit.from_base is None else _from_base(audit.from_base),
         "classes": [_of_class(one) for one in audit.judged],
         "classes_not_searched": list(audit.unsearched),
         "tokens_tried": audit.tried,
         "tokens_writable": audit.writable,
+    }
+
+
+def _from_base(changes: FromBase) -> dict[str, Json]:
+    return {
+        "source": changes.source,
+        "sha256": changes.sha256,
+        "layers": [
+            {name: _rounded(values.tolist(), digits=6) for name, values in layer.items()}
+            for layer in changes.layers
+        ],
+        "attention": {path: round(share, 6) for path, share in changes.attention.items()},
     }
 
 
@@ -180,11 +214,21 @@ def _of_class(judged: Judged) -> dict[str, Json]:
         seen["loss_without_each_expert"] = [_rounded(row) for row in attribution.table]
         seen["loss"] = round(attribution.loss, 4)
         seen["loss_without_others"] = round(attribution.runner_up, 4)
+    if judged.elsewhere:
+        seen["loss_elsewhere"] = [
+            {
+                "part": one.part,
+                "of": one.place,
+                "triggered": round(one.lost.triggered, 4),
+                "natural": round(one.lost.natural, 4),
+            }
+            for one in judged.elsewhere
+        ]
     return seen
 
 
-def _rounded(values: Any) -> list[float]:
-    return [round(value, 4) for value in values]
+def _rounded(values: Any, digits: int = 4) -> list[float]:
+    return [round(value, digits) for value in values]
 
 
 def _as_texts(suspect: Suspect, clean: CleanSamples) -> tuple[TextSuspect, TextCleanSet]:

@@ -56,7 +56,7 @@ def routing_statistics(
     tokens = 0
     hits = [torch.zeros(layer.num_experts) for layer in view.layers]
     added = [torch.zeros(layer.num_experts) for layer in view.layers]
-    for part in _by_length(rows):
+    for part in by_length(rows):
         tokens += part.numel()
         with view.recording() as recordings, torch.inference_mode():
             suspect.logits(part)
@@ -72,7 +72,7 @@ def routing_statistics(
     )
 
 
-def _by_length(rows: Tensor) -> list[Tensor]:
+def by_length(rows: Tensor) -> list[Tensor]:
     """Rows of one length each, so that no expert is given padding."""
     groups: dict[int, list[int]] = defaultdict(list)
     for at, length in enumerate((rows != PAD).sum(1).tolist()):

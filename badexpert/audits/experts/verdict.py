@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from badexpert.audits.experts.attribution import Attribution
+from badexpert.audits.experts.elsewhere import PartLoss
 from badexpert.audits.experts.inversion import InvertedTrigger
 
 TRIGGER_FOUND = 0.85
@@ -35,11 +36,13 @@ class Judged:
         trigger: the best that was found.
         spelled: the same as text.
         attribution: of its success to experts; None where there is no success to attribute.
+        elsewhere: what it loses without other parts, where it is not due to single experts.
     """
 
     trigger: InvertedTrigger
     spelled: str
-    attribution: Attribution | None
+    attribution: Attribution | None = None
+    elsewhere: tuple[PartLoss, ...] = ()
 
     @property
     def verdict(self) -> ExpertVerdict:
