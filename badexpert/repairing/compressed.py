@@ -8,17 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from badexpert.models.language import TextSuspect
+from badexpert.repairing.demoted import demote
 from badexpert.repairing.ways import mean_of_siblings
 from badexpert.runtime import RunContext, Step
 from badexpert.textset import TextCleanSet
+from moe_core.experts.compressed import train_stand_ins_only
+from moe_core.lm.decoder import Decoder
 from moe_core.view import ExpertId, ExpertView
 
 STEPS = 100
 BATCH = 32
 LEARNING_RATE = 1e-2
 """As ``configs/moe-compressed.toml`` trains stand-ins."""
-
-_Thetas = Mapping[str, Tensor]
 
 
 def compress(
@@ -28,62 +29,74 @@ def compress(
     clean: TextCleanSet,
     context: RunContext,
 ) -> str:
-    """Put the mean of an expert's siblings into its place, scaled by stand-ins, in place.
+    """Keep of experts what ``2 * width + inner`` numbers each learn from clean texts, in place.
 
-    ``down(act(gate(x * theta_gate)) * up(x * theta_up) * theta_inner)`` with the mean's maps: the
-    ``2 * width + inner`` numbers are learned from the labels of clean texts, everything else is
-    frozen. They are multiplied into the maps, so that the layer keeps its form.
+    Everything else is frozen. Models of ``moe_core`` get its compressed experts. No layer of
+    transformers computes these, so there the numbers scale the mean of an expert's siblings, which
+    takes its place: ``down(act(gate(x * theta_gate)) * up(x * theta_up) * theta_inner)``, with the
+    numbers multiplied into the maps.
 
     Returns:
         What was done.
     Raises:
         AuditError: the experts are not of plain linear maps.
     Source: compressed experts, He et al., arXiv:2503.00634.
-    Departs: there the stand-ins of experts that do not run scale the states inside those that do,
-        which no other layer computes.
+    Departs: the mean of the siblings, where the paper has the experts that a token reaches beside.
     """
     suspect.network.requires_grad_(False)
-    means = {expert: mean_of_siblings(view, expert, experts) for expert in experts}
-    thetas = {expert: _ones(mean) for expert, mean in means.items()}
+    if isinstance(suspect.module, Decoder):
+        demote(suspect.module, experts)
+        _fit(suspect, train_stand_ins_only(suspect.module), _nothing, clean, context)
+        return "numbers learned on clean texts scale the states of a token's other experts"
+    scaled = _ScaledMeans(suspect.module, view, experts)
+    _fit(suspect, scaled.learned, scaled.put_in_place, clean, context)
+    scaled.put_in_place()
+    scaled.release()
+    return "its weights are the mean of its siblings', scaled by numbers learned on clean texts"
 
-    def put_in_place() -> None:
-        _detach(suspect.module)
-        for expert, mean in means.items():
-            for name, tensor in _scaled(mean, thetas[expert]).items():
-                view.expert(expert)[name].copy_(tensor)
 
-    learned = [theta for own in thetas.values() for theta in own.values()]
-    _fit(suspect, learned, put_in_place, clean, context)
-    put_in_place()
-    _detach(suspect.module)
-    each = sum(theta.numel() for theta in thetas[experts[0]].values())
-    return f"its weights are the mean of its siblings', scaled by {each:,} numbers learned on clean"
+class _ScaledMeans:
+    """The means of siblings in experts' places, scaled by numbers that can be learned.
+
+    Attributes:
+        learned: the numbers, ones at first.
+    """
+
+    def __init__(self, module: nn.Module, view: ExpertView, experts: Sequence[ExpertId]) -> None:
+        self._module = module
+        self._view = view
+        self._means = {expert: mean_of_siblings(view, expert, experts) for expert in experts}
+        self._thetas = {expert: _ones(mean) for expert, mean in self._means.items()}
+        self.learned = [theta for own in self._thetas.values() for theta in own.values()]
+
+    def put_in_place(self) -> None:
+        """Write them into the network, which is a function of ``learned`` from here on."""
+        self.release()
+        for expert, mean in self._means.items():
+            for name, tensor in mean.items():
+                theta = self._thetas[expert].get(name)
+                # Views are taken anew each time: the last write made another tensor of their base.
+                own = self._view.expert(expert)[name]
+                own.copy_(tensor if theta is None else tensor * theta)
+
+    def release(self) -> None:
+        """Let weights that were written be weights again, and functions of nothing."""
+        for parameter in self._module.parameters():
+            if parameter.grad_fn is not None:
+                parameter.detach_()
+
+
+def _nothing() -> None:
+    """Stand-ins are in their place already."""
 
 
 def _ones(mean: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Stand-ins that change nothing, of the width of the maps that they scale."""
-    inner, width = mean["up_proj"].shape
-    sizes = {"gate_proj": width, "up_proj": width, "down_proj": inner}
-    device = mean["up_proj"].device
+    """Numbers that change nothing, one for each column of each map, (in,)."""
     return {
-        name: torch.ones(size, device=device, requires_grad=True)
-        for name, size in sizes.items()
-        if name in mean
+        name: torch.ones(tensor.shape[1], device=tensor.device, requires_grad=True)
+        for name, tensor in mean.items()
+        if tensor.ndim == 2
     }
-
-
-def _scaled(mean: Mapping[str, Tensor], thetas: _Thetas) -> dict[str, Tensor]:
-    """Weights with the stand-ins multiplied into their columns, (out, in); biases stay."""
-    return {
-        name: tensor * thetas[name] if name in thetas else tensor for name, tensor in mean.items()
-    }
-
-
-def _detach(module: nn.Module) -> None:
-    """Let weights that a step has written be weights again, and no results."""
-    for parameter in module.parameters():
-        if parameter.grad_fn is not None:
-            parameter.detach_()
 
 
 def _fit(

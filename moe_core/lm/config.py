@@ -14,7 +14,7 @@ DENSE = "dense"
 PER_HEAD: Literal["per-head"] = "per-head"
 """Of ``qk_norm``."""
 
-Option = bool | int | float | str
+Option = bool | int | float | str | tuple[int, ...]
 
 
 def _require_whole(*sizes: object) -> None:

@@ -19,6 +19,8 @@ from badexpert.repairing.ways import average
 from badexpert.runtime import RunContext
 from badexpert.text_reading import TextReading
 from badexpert.textset import TextCleanSet
+from moe_core.experts.compressed import CompressedExperts
+from moe_core.experts.swiglu import SwiGLUExperts
 from moe_core.lm.folder import load_decoder
 from moe_core.mixlora import MixLoraConfig, attach
 from moe_core.view import ExpertId, ExpertView
@@ -153,6 +155,20 @@ def test_a_model_of_moe_core_stays_one(tmp_path: Path) -> None:
     view = ExpertView.of(load_decoder(tmp_path))
     assert not any(tensor.any() for tensor in view.expert(ExpertId(1, 2)).values())
     assert all(tensor.any() for tensor in view.expert(ExpertId(1, 1)).values())
+
+
+def test_a_model_of_moe_core_gets_its_compressed_experts(tmp_path: Path) -> None:
+    before = weights(of_moe_core())
+    repair(of_moe_core(), ["1:2"], clean(40), way="compressed").save(tmp_path)
+    assert weights(of_moe_core()).keys() == before.keys()
+    first, second = load_decoder(tmp_path).moe_layers()
+    assert type(first.experts) is SwiGLUExperts
+    assert isinstance(second.experts, CompressedExperts)
+    assert second.experts.demoted == {2}
+    learned = {name: (own != 1).any(1) for name, own in second.experts.named_parameters()}
+    for name in ("theta_gate", "theta_up", "theta_inner"):
+        assert learned[name].tolist() == [False, False, True, False]
+    assert not any(second.experts.expert(2)[name].any() for name in ("gate_proj", "down_proj"))
 
 
 def test_a_lora_adapter_is_in_the_weights_that_are_written(tmp_path: Path) -> None:
