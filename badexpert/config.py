@@ -11,6 +11,10 @@ from badexpert.findings import Json, Severity
 from badexpert.preprocessing import PreprocessingOverrides
 from badexpert.text_reading import SLOT
 
+Copies = Literal["full", "low-rank"]
+FULL: Copies = "full"
+LOW_RANK: Copies = "low-rank"
+
 FailOn = Literal["none", "low", "medium", "high", "critical"]
 
 
@@ -169,12 +173,15 @@ class ExtractionConfig:
             authors' settings and tunes full copies.
         tail_share: tune at most this share of the network's operations, counted from its end, and
             share the rest; 1 tunes full copies; None chooses by what the network is made of.
+        copies: of a language model: ``full`` ones, or the one model with ``low-rank`` updates,
+            which take little more memory than it alone; None takes full ones where they fit.
         watch: share of the tuning samples that are not tuned on but watched.
         paper: used by ``method = "paper"`` alone.
     """
 
     method: Literal["adaptive", "paper"] = "adaptive"
     tail_share: float | None = None
+    copies: Copies | None = None
     watch: float = 0.25
     paper: PaperConfig = field(default_factory=PaperConfig)
 

@@ -27,6 +27,7 @@ from badexpert.errors import AuditError
 from badexpert.extraction.adaptive import BATCH_SIZE
 from badexpert.extraction.comparison import AUXILIARY, DISTILLED
 from badexpert.extraction.features import Features
+from badexpert.extraction.low_rank import has_updates
 from badexpert.extraction.tuning import trainable_copy, tune
 from badexpert.extraction.watch import Beat, Tuned, Watch
 from badexpert.models.text_networks import TextNetwork
@@ -40,7 +41,7 @@ LOST = 0.1
 
 HIGHEST_LR = 0.8
 HIGHEST_ADAM_LR = 0.1
-"""Of a language model's."""
+"""Of a language model's full copies. Updates survive more, since the weights below them stay."""
 
 LOWEST_LR = 1e-6
 EPOCHS = 10
@@ -85,7 +86,8 @@ def _search(
         context.progress(Step(part, len(tried), None, note))
         return tuned if tried[-1].accuracy >= enough else None
 
-    highest = HIGHEST_ADAM_LR if isinstance(tail, TextNetwork) else HIGHEST_LR
+    full_text = isinstance(tail, TextNetwork) and not has_updates(tail)
+    highest = HIGHEST_ADAM_LR if full_text else HIGHEST_LR
     lr, found = highest, attempt(highest)
     while found is None and lr > LOWEST_LR:
         lr /= 2

@@ -11,9 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from badexpert.config import ExtractionConfig
+from badexpert.config import LOW_RANK, ExtractionConfig
 from badexpert.errors import AuditError, ConfigError, ModelLoadError
 from badexpert.extraction.comparison import SUSPECT, Comparison, Views
+from badexpert.extraction.low_rank import has_updates, sharing_copy, tuned_state, with_updates
 from badexpert.extraction.record import RECORD, Record, read_record
 from badexpert.extraction.tuning import single_precision_copy
 from badexpert.models.origin import digest_file
@@ -102,7 +103,7 @@ class Bundle:
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         for part in self.parts:
-            for name, tensor in self._comparison.tails[part].state_dict().items():
+            for name, tensor in tuned_state(self._comparison.tails[part]).items():
                 yield f"{part}.{name}", tensor
         for detector, state in self.fitted.items():
             for name, tensor in state.items():
@@ -130,7 +131,9 @@ class Bundle:
         tensors = _read_weights(folder / _WEIGHTS, record.weights)
         try:
             trunk, tail = split_suspect(suspect, record.cut)
-            tuned = {part: _restored(tail, tensors, part) for part in record.scales}
+            low_rank = record.copies == LOW_RANK
+            start = with_updates(tail, torch.Generator()) if low_rank else tail
+            tuned = {part: _restored(start, tensors, part) for part in record.scales}
         except (AuditError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise ModelLoadError(
@@ -172,17 +175,22 @@ def _read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
         raise ModelLoadError(f"{path} cannot be read: {error}. Extract again") from error
 
 
-def _restored(tail: nn.Module, tensors: dict[str, Tensor], part: str) -> nn.Module:
-    """A copy of the suspect's tail with the weights of one tuned copy."""
-    restored = single_precision_copy(tail)
+def _restored(start: nn.Module, tensors: Mapping[str, Tensor], part: str) -> nn.Module:
+    """A copy of what tuning started from, with the tensors of one tuned copy.
+
+    Raises:
+        RuntimeError: there are other ones than belong to it.
+    """
+    restored = sharing_copy(start) if has_updates(start) else single_precision_copy(start)
     prefix = f"{part}."
-    restored.load_state_dict(
-        {
-            name.removeprefix(prefix): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(prefix)
-        }
-    )
+    found = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+    if tuned_state(restored).keys() != found.keys():
+        raise RuntimeError(f"tensors of {part} have no place or are missing")
+    restored.load_state_dict(found, strict=False)
     return restored
 
 

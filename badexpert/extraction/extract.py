@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from badexpert.batchnorm import has_batch_norm
-from badexpert.config import ExtractionConfig
+from badexpert.config import FULL, LOW_RANK, Copies, ExtractionConfig
 from badexpert.errors import AuditError, CleanSetError, ConfigError
 from badexpert.extraction.adaptive import tune_shifted, tune_spread
 from badexpert.extraction.auxiliary import tune_auxiliary, tune_distilled
@@ -24,7 +24,8 @@ from badexpert.extraction.comparison import (
     suspicion,
 )
 from badexpert.extraction.features import Features, compute_features
-from badexpert.extraction.memory import check_memory
+from badexpert.extraction.low_rank import note_of_what_stays, with_updates
+from badexpert.extraction.memory import choose_copies
 from badexpert.extraction.paper import tune_auxiliary_as_published, tune_expert_as_published
 from badexpert.extraction.record import Record, Scale
 from badexpert.extraction.routers import note_of_unknown_routers
@@ -69,7 +70,9 @@ def extract(
     config = config if config is not None else ExtractionConfig()
     context = context if context is not None else RunContext()
     suspect.to(context.device)
+    copies, memory = _kind_of_copies(suspect, config)
     cut, trunk, tail, notes = _cut_up(suspect, config)
+    notes = memory + notes
     context.progress(Step("clean samples", 0, None, "; ".join(notes)))
     samples = samples_of(suspect, fit, context)
     tuned_on, held_out = (
@@ -84,7 +87,8 @@ def extract(
             f"being {watch.chance:.1%}: there is no normal function to forget. Check "
             "preprocessing and labels with 'badexpert inspect'"
         )
-    tuned = _tune_all(trunk, tail, tuned_on, watch, config, context)
+    start = tail if copies == FULL else with_updates(tail, context.generator("updates"))
+    tuned = _tune_all(trunk, start, tuned_on, watch, config, context)
     notes += fit.gaps + tuple(_SHORTFALLS[part] for part, copy in tuned.items() if not copy.reached)
     tails = {SUSPECT: tail, **{part: copy.tail for part, copy in tuned.items()}}
     logits = {part: watched.through(copy, context.device) for part, copy in tails.items()}
@@ -94,6 +98,7 @@ def extract(
     record = Record.of(
         suspect,
         cut=cut,
+        copies=copies,
         settings=config,
         seed=context.seed,
         clean_digest=fit.digest(),
@@ -108,19 +113,36 @@ def extract(
     return Bundle(suspect, record, trunk, tails)
 
 
+def _kind_of_copies(suspect: Suspect, config: ExtractionConfig) -> tuple[Copies, tuple[str, ...]]:
+    """Whether copies are full, and of a language model what to say about it.
+
+    Raises:
+        ConfigError: the settings are for the other kind of suspect.
+    """
+    if isinstance(suspect, VisionSuspect):
+        if config.copies == LOW_RANK:
+            raise ConfigError(
+                "extraction.copies = 'low-rank' is for language models, and the suspect takes "
+                "images; leave it out. tail_share says how much of the network is copied"
+            )
+        return FULL, ()
+    if config.method == "paper":
+        raise ConfigError(
+            "extraction.method = 'paper' has settings for images only, and the suspect reads "
+            "texts; use 'adaptive'"
+        )
+    most = len(EXPERTS + AUXILIARIES)
+    kind, said = choose_copies(suspect.network, most, config.copies, suspect.device)
+    stays = note_of_what_stays(suspect.network) if kind == LOW_RANK else ()
+    return kind, (said, *stays)
+
+
 def _cut_up(
     suspect: Suspect, config: ExtractionConfig
 ) -> tuple[Cut, nn.Module, nn.Module, tuple[str, ...]]:
     """Where the suspect is cut, its trunk and its tail, and what to say about it."""
     if not isinstance(suspect, VisionSuspect):
-        if config.method == "paper":
-            raise ConfigError(
-                "extraction.method = 'paper' has settings for images only, and the suspect reads "
-                "texts; use 'adaptive'"
-            )
-        needed = check_memory(suspect.network, len(EXPERTS + AUXILIARIES), suspect.device)
-        notes = (f"full copies are tuned: {needed}", *note_of_unknown_routers(suspect.network))
-        return WHOLE, *split_suspect(suspect, WHOLE), notes
+        return WHOLE, *split_suspect(suspect, WHOLE), note_of_unknown_routers(suspect.network)
     if config.method == "paper":
         return WHOLE, *split_suspect(suspect, WHOLE), ()
     try:

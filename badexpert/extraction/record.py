@@ -11,7 +11,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from badexpert.config import ExtractionConfig
+from badexpert.config import FULL, Copies, ExtractionConfig
 from badexpert.describe import versions
 from badexpert.errors import ModelLoadError
 from badexpert.extraction.watch import Beat
@@ -65,6 +65,8 @@ class Record:
         preprocessing: that it was extracted with.
         num_classes: of that model; None where it writes responses.
         cut: where the network was cut.
+        copies: whether each tuned copy has weights of its own, or all have those of the suspect
+            and low-rank updates of their own.
         settings: of the extraction.
         seed: of the run.
         clean_digest: of the clean samples that were tuned on.
@@ -95,6 +97,7 @@ class Record:
     trajectories: dict[str, tuple[Beat, ...]]
     notes: tuple[str, ...]
     versions: dict[str, str]
+    copies: Copies = FULL
     calibration: dict[str, tuple[float, ...]] = field(default_factory=dict)
     weights: str = ""
     format: Literal[1] = 1

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from badexpert.errors import AuditError
 from badexpert.extraction.features import Features
+from badexpert.extraction.low_rank import has_updates, sharing_copy, tuned_state
 
 Schedule = Callable[[int], float]
 """Learning rate of step 0, 1, 2, ..."""
@@ -39,25 +40,29 @@ def tune(
     """
     device = next(tail.parameters()).device
     done = 0
-    while True:
-        for index in _epoch(features, generator).split(batch_size):
-            if len(index) < 2 <= features.samples:
-                continue  # batch-norm has no statistics of a single sample
-            for group in optimizer.param_groups:
-                group["lr"] = schedule(done)
-            rows = features.rows(index, device)
-            logits = tail(rows if augment is None else augment(rows))
-            loss = features.answering.loss(logits.float(), targets[index].to(device))
-            if not torch.isfinite(loss):
-                raise AuditError(
-                    f"tuning diverged at step {done + 1}, learning rate {schedule(done):.2g}; "
-                    "check the suspect's weights and preprocessing"
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            done += 1
-            yield done
+    try:
+        while True:
+            for index in _epoch(features, generator).split(batch_size):
+                if len(index) < 2 <= features.samples:
+                    continue  # batch-norm has no statistics of a single sample
+                for group in optimizer.param_groups:
+                    group["lr"] = schedule(done)
+                rows = features.rows(index, device)
+                logits = tail(rows if augment is None else augment(rows))
+                loss = features.answering.loss(logits.float(), targets[index].to(device))
+                if not torch.isfinite(loss):
+                    raise AuditError(
+                        f"tuning diverged at step {done + 1}, learning rate "
+                        f"{schedule(done):.2g}; check the suspect's weights and preprocessing"
+                    )
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                done += 1
+                yield done
+    finally:
+        # A copy that is kept would keep as much memory again.
+        optimizer.zero_grad(set_to_none=True)
 
 
 def _epoch(features: Features, generator: torch.Generator) -> Tensor:
@@ -70,7 +75,7 @@ def _epoch(features: Features, generator: torch.Generator) -> Tensor:
 
 
 class MeanWeights:
-    """The running mean of a module's weights and statistics."""
+    """The running mean of what is tuned of a module, and of its statistics."""
 
     def __init__(self) -> None:
         """Nothing has been added yet."""
@@ -81,23 +86,27 @@ class MeanWeights:
     def add(self, module: nn.Module) -> None:
         """Add the module's present state."""
         self.count += 1
-        for name, tensor in module.state_dict().items():
+        for name, tensor in tuned_state(module).items():
             if tensor.is_floating_point():
                 held = self._sums.setdefault(name, torch.zeros_like(tensor, dtype=torch.float64))
                 held += tensor
 
+    @torch.no_grad()
     def write(self, module: nn.Module) -> None:
         """Give the module the mean of all states that were added."""
-        mean = {name: total / self.count for name, total in self._sums.items()}
-        module.load_state_dict(mean, strict=False)
+        state = tuned_state(module)
+        for name, total in self._sums.items():
+            state[name].copy_(total / self.count)
 
 
 def trainable_copy(tail: nn.Module) -> nn.Module:
-    """A copy whose every floating parameter gets a gradient, in the mode of the original.
+    """A copy of which all that may be tuned gets a gradient, in the mode of the original.
 
     Its numbers have at least single precision: steps as small as an expert's first ones would
-    vanish in half of that.
+    vanish in half of that. A network with updates shares its weights with the copy.
     """
+    if has_updates(tail):
+        return sharing_copy(tail)
     return single_precision_copy(tail).requires_grad_(True)
 
 
