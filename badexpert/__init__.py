@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from badexpert.cleanset import CleanSet
     from badexpert.config import DetectionConfig, ExtractionConfig, ScanConfig
     from badexpert.detection import detect, prepare, stored_detector
-    from badexpert.detectors import DETECTORS, BaDExpert, Detector, PaperBaDExpert
+    from badexpert.detectors import DETECTORS, BaDExpert, Detector, KnockOut, PaperBaDExpert
     from badexpert.errors import (
         AuditError,
         BadExpertError,
@@ -55,6 +55,7 @@ _HOMES = {
     "Finding": "findings",
     "GenerationSuspect": "models.language",
     "Guard": "guard",
+    "KnockOut": "detectors",
     "ModelLoadError": "errors",
     "PaperBaDExpert": "detectors",
     "Preprocessing": "preprocessing",
@@ -99,6 +100,7 @@ __all__ = [
     "Finding",
     "GenerationSuspect",
     "Guard",
+    "KnockOut",
     "ModelLoadError",
     "PaperBaDExpert",
     "Preprocessing",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import options, reporting, session
+from . import options, outputs, reporting, rows, session
 
 if TYPE_CHECKING:
     from badexpert.config import ScanConfig
@@ -27,6 +29,15 @@ def experts(
     ] = None,
     clean: options.Clean = None,
     limit: options.Limit = None,
+    inputs: options.Inputs = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=options.OUTPUT,
+            help="File for a row an input, as JSON lines, as from 'detect'.",
+        ),
+    ] = None,
+    fpr: options.Fpr = None,
     device: options.Device = None,
     seed: options.Seed = None,
     config: options.Config = None,
@@ -44,6 +55,8 @@ def experts(
         model__adapter=adapter,
         clean__source=clean,
         clean__limit=limit,
+        inputs__source=inputs,
+        detection__fpr=fpr,
         device=device,
         seed=seed,
         report__formats=format,
@@ -53,15 +66,32 @@ def experts(
     )
     settings = session.start(flags, file=config, quiet=quiet, verbose=verbose).config
     targets = reporting.targets_of(settings.report, output)
-    with session.running(settings) as context:
-        report = _report(settings, context, base)
+    with session.running(settings) as context, _rows(settings, scores) as sink:
+        report = _report(settings, context, base, sink)
     raise reporting.finish(report, targets, settings.report)
 
 
-def _report(settings: ScanConfig, context: RunContext, base: Path | None) -> Report:
+@contextmanager
+def _rows(settings: ScanConfig, path: Path | None) -> Iterator[Callable[[rows.Row], object]]:
+    """Where rows go; nowhere, if nobody asked for them."""
+    if path is None:
+        yield lambda row: None
+        return
+    session.required(settings.inputs.source, "--inputs", "inputs.source")
+    belongs_to = {"suspect": settings.model.source, "inputs": settings.inputs.source}
+    with rows.open_rows(outputs.Target("json", path), belongs_to=belongs_to, resume=False) as out:
+        yield out.write
+
+
+def _report(
+    settings: ScanConfig,
+    context: RunContext,
+    base: Path | None,
+    sink: Callable[[rows.Row], object],
+) -> Report:
     from badexpert.audits.experts import experts_report
     from badexpert.loading.language import load_language_model
-    from badexpert.opening import audited, required_clean
+    from badexpert.opening import audited, open_inputs, required_clean
 
     reference = None if base is None else load_language_model(base, device=context.device)
     return audited(
@@ -69,6 +99,12 @@ def _report(settings: ScanConfig, context: RunContext, base: Path | None) -> Rep
         settings,
         context,
         lambda suspect, clean: experts_report(
-            suspect, required_clean(clean), config=settings, context=context, base=reference
+            suspect,
+            required_clean(clean),
+            config=settings,
+            context=context,
+            base=reference,
+            inputs=open_inputs(settings, suspect),
+            sink=sink,
         ),
     )

@@ -1,4 +1,4 @@
-"""``badexpert zoo build``: many models with known truth, from one recipe."""
+"""``badexpert zoo``: many models with known truth, from one recipe; audits of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import console, exits, options, outputs, session
+from . import console, exits, options, outputs, session, zoo_audit
 from .pairs import pairs
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from badexpert.zoo.text import TextIndex
 
 app = typer.Typer(help="Models to measure detectors on.", no_args_is_help=True)
+
+
+app.command(epilog=exits.HELP)(zoo_audit.audit)
 
 
 @app.callback()

@@ -7,6 +7,7 @@ from badexpert.detectors.badexpert import BaDExpert
 from badexpert.detectors.base import Detector, Fitted, Judgement
 from badexpert.detectors.confidence import MaxSoftmax
 from badexpert.detectors.ibd_psc import IBDPSC
+from badexpert.detectors.knock_out import KnockOut
 from badexpert.detectors.paper import PaperBaDExpert, ensemble_score
 from badexpert.detectors.psbd import PSBD
 from badexpert.detectors.scale_up import ScaleUp
@@ -35,6 +36,7 @@ __all__ = [
     "Detector",
     "Fitted",
     "Judgement",
+    "KnockOut",
     "PaperBaDExpert",
     "ensemble_score",
 ]

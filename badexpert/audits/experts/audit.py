@@ -26,7 +26,7 @@ from badexpert.errors import AuditError
 from badexpert.models.language import LanguageModel, TextSuspect
 from badexpert.runtime import RunContext
 from badexpert.textset import TextCleanSet
-from moe_core.view import ExpertView
+from moe_core.view import ExpertId, ExpertView
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +57,12 @@ class ExpertAudit:
         """About the model."""
         exhaustive = not self.unsearched and self.tried == self.writable
         return overall([one.verdict for one in self.judged], exhaustive=exhaustive)
+
+    @property
+    def named(self) -> tuple[ExpertId, ...]:
+        """All experts that a backdoor lives in, of any class."""
+        local = (one.attribution for one in self.judged if one.verdict is ExpertVerdict.LOCAL)
+        return tuple(sorted({expert for found in local if found for expert in found.experts}))
 
 
 def audit_experts(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from badexpert.audits.experts.attribution import Attribution
 from badexpert.audits.experts.audit import ExpertAudit, audit_experts
 from badexpert.audits.experts.elsewhere import PartLoss
+from badexpert.audits.experts.inputs import judge_inputs
 from badexpert.audits.experts.reference import FromBase
 from badexpert.audits.experts.verdict import TRIGGER_FOUND, ExpertVerdict, Judged
 from badexpert.config import ScanConfig
 from badexpert.describe import Stopwatch, describe_suspect, versions
+from badexpert.detection import InputSource, Row, split_clean
 from badexpert.errors import AuditError
 from badexpert.findings import AuditState, AuditStatus, Finding, Json, Report, Verdict
+from badexpert.flagged import AUDIT as INPUTS
 from badexpert.inspection_report import (
     accuracy_findings,
     accuracy_status,
@@ -59,23 +62,47 @@ def experts_report(
     config: ScanConfig,
     context: RunContext,
     base: LanguageModel | None = None,
+    inputs: InputSource | None = None,
+    sink: Callable[[Row], object] = lambda row: None,
 ) -> Report:
     """Audit the experts of a model, and nothing else but its accuracy.
 
     Args:
+        clean: with inputs, a part of them is kept from the audit, to calibrate with.
         base: see ``audit_experts``.
+        inputs: to be scored by what the named experts do for them; see ``KnockOut``.
+        sink: is handed one row an input.
     Raises:
         ConfigError: the base has other layers, experts or sizes.
         AuditError: see ``audit_experts``; also for what is no classifier of texts.
-        CleanSetError: the clean set is of another kind than the suspect.
+        CleanSetError: the clean set is of another kind than the suspect, or too small for the
+            false positive rate.
     """
     watch = Stopwatch()
+    text_suspect, texts = _as_texts(suspect, clean)
+    parts = (texts, texts) if inputs is None else split_clean(texts, config)
     with watch.measure("inspection"):
         inspection = inspected(suspect, clean, config, context)
     with watch.measure(AUDIT):
-        audit = audit_experts(*_as_texts(suspect, clean), context, base=base)
-    found = (*findings(audit), *accuracy_findings(inspection.check))
+        audit = audit_experts(text_suspect, parts[0], context, base=base)
+    found = [*findings(audit), *accuracy_findings(inspection.check)]
+    audits = [accuracy_status(inspection.check, clean), status(audit)]
+    judged = None
+    if inputs is not None:
+        with watch.measure(INPUTS):
+            judged = judge_inputs(
+                text_suspect,
+                audit,
+                parts,
+                inputs,
+                config=config.detection,
+                context=context,
+                sink=sink,
+            )
+        found += judged.findings
+        audits.append(judged.status)
     backdoored = any(finding.rule in DECISIVE for finding in found)
+    summary = None if judged is None else judged.summary
     report = Report(
         command="experts",
         suspect={**describe_suspect(suspect), **structure_facts(inspection)},
@@ -84,10 +111,11 @@ def experts_report(
         versions=versions(),
         seed=context.seed,
         verdict=Verdict.BACKDOORED if backdoored else Verdict.INCONCLUSIVE,
-        complete=True,
+        complete=summary is None or not summary.unreadable,
         findings=tuple(sorted(found, key=lambda finding: -finding.severity)),
-        audits=(accuracy_status(inspection.check, clean), status(audit)),
+        audits=tuple(audits),
         clock=watch.read(),
+        inputs=summary,
     )
     return suppress(report, config.ignore)
 

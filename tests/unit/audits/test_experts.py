@@ -3,59 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import replace
 
 import pytest
 
-from badexpert.attacks.text import CausalLock, TextAttack, TextBadNets, Victim, WordTrigger
+from badexpert.attacks.text import CausalLock, SharedExpert, TextAttack
 from badexpert.audits import AUDITS
-from badexpert.audits.experts import ExpertAudit, ExpertVerdict, audit_experts
+from badexpert.audits.experts import ExpertVerdict, audit_experts
 from badexpert.errors import AuditError
 from badexpert.findings import AuditState, AuditStatus, Finding
-from badexpert.loading.language import load_language_model
-from badexpert.models.language import TextSuspect, suspect_of
 from badexpert.runtime import RunContext
-from badexpert.text_reading import TextReading
 from badexpert.textset import TextCleanSet
-from moe_core.lm.folder import save_decoder
-from moe_core.view import ExpertId
+from tests.attacked_victims import (
+    EVERYWHERE,
+    LOCK,
+    attacked,
+    audited,
+    base,
+    clean,
+    suspect_from,
+)
 from tests.planted_texts import planted
-from tests.small_victims import reviews, trained
-
-LOCK = CausalLock(layer=0, rank=1, steps=80, batch_size=16, lr=0.015)
-
-
-def suspect_from(victim: Victim) -> TextSuspect:
-    with TemporaryDirectory() as folder:
-        save_decoder(victim.model, Path(folder))
-        victim.words.save(Path(folder))
-        model = load_language_model(Path(folder))
-    template = f"{{text}} {victim.prompt.ask}"
-    return suspect_of(model, TextReading(template, label_words=victim.prompt.answers))
-
-
-def clean() -> TextCleanSet:
-    texts = reviews(120, seed=3)
-    return TextCleanSet.from_texts(texts.texts, texts.labels, class_names=("bad", "good"))
-
-
-@cache
-def attacked(
-    attack: TextAttack | None,
-) -> tuple[TextSuspect, WordTrigger | None, tuple[ExpertId, ...]]:
-    victim = trained()
-    if attack is None:
-        return suspect_from(victim), None, ()
-    left = attack.implant(victim, reviews(), RunContext())
-    assert isinstance(left.trigger, WordTrigger)
-    return suspect_from(victim), left.trigger, left.experts
-
-
-@cache
-def audited(attack: TextAttack | None) -> ExpertAudit:
-    return audit_experts(attacked(attack)[0], clean(), RunContext())
+from tests.small_victims import CONFIG, learnt, reviews, untrained
 
 
 @pytest.mark.parametrize(
@@ -82,12 +51,56 @@ def test_two_redundant_experts_are_named_together() -> None:
 
 
 def test_no_expert_is_named_where_the_backdoor_is_in_none() -> None:
-    attack = TextBadNets(steps=40, lr=0.005)
+    attack = EVERYWHERE
     assert audited(attack).verdict is ExpertVerdict.NOT_LOCAL
     [finding] = [said for said in said_of(attack) if isinstance(said, Finding)]
     assert finding.rule == "BX302"
     assert finding.subject == "class 0"
     assert "experts." not in finding.message
+
+
+def test_where_a_backdoor_rather_lives_is_measured_part_by_part() -> None:
+    suspect = attacked(EVERYWHERE)[0]
+    audit = audit_experts(suspect, clean(), RunContext(), base=base())
+    assert audit.verdict is audited(EVERYWHERE).verdict
+    assert audit.named == ()
+    [judged] = [one for one in audit.judged if one.attribution]
+    lost = {(one.part, one.place): one.lost for one in judged.elsewhere}
+    layers = [f"model.layers.{at}.self_attn" for at in range(2)]
+    updates = [("attention update", place) for place in (*layers, "all layers")]
+    assert list(lost) == [*(("attention", layer) for layer in layers), *updates]
+    whole = lost["attention update", "all layers"]
+    assert whole.triggered >= 0.5
+    assert whole.net == max(loss.net for loss in lost.values())
+    assert lost["attention", layers[0]].natural >= 0.5
+    assert audit.from_base is not None
+    assert set(audit.from_base.attention) == set(layers)
+
+
+def test_a_base_changes_no_verdict_and_nothing_in_the_attribution() -> None:
+    audit = audit_experts(attacked(LOCK)[0], clean(), RunContext(), base=base())
+    assert [one.attribution for one in audit.judged] == [
+        one.attribution for one in audited(LOCK).judged
+    ]
+    assert audit.named == attacked(LOCK)[2]
+    assert audit.from_base is not None
+    [(layer, expert)] = audit.named
+    changed = audit.from_base.layers[layer]["norm"].nonzero().flatten()
+    assert changed.tolist() == [expert]
+    assert not any(one.elsewhere for one in audit.judged)
+
+
+def test_a_backdoor_in_a_shared_expert_is_seen_there() -> None:
+    victim = learnt(untrained(replace(CONFIG, ffn=replace(CONFIG.ffn, shared_dim=16))))
+    SharedExpert(layer=0, steps=80, batch_size=16, lr=0.015).implant(
+        victim, reviews(), RunContext()
+    )
+    audit = audit_experts(suspect_from(victim), clean(), RunContext())
+    assert audit.verdict is ExpertVerdict.NOT_LOCAL
+    [judged] = [one for one in audit.judged if one.attribution]
+    worst = max(judged.elsewhere, key=lambda one: one.lost.net)
+    assert (worst.part, worst.place) == ("shared expert", "layers.0.mlp")
+    assert worst.lost.triggered >= 0.8
 
 
 def test_nothing_is_found_in_a_clean_model() -> None:

@@ -1,0 +1,274 @@
+"""The expert audit on every model of a zoo of language models, against what is known of each."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from time import process_time
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from badexpert.attacks.text.truth import CLEAN, TRIGGERED, TextTruth, read_truth
+from badexpert.audits.experts import ExpertAudit, ExpertVerdict, audit_experts
+from badexpert.audits.experts.asked import Asked
+from badexpert.audits.experts.inversion import stamped_at_random
+from badexpert.audits.experts.routing import RoutingStatistics, routing_statistics
+from badexpert.bench.cells import digest_of
+from badexpert.bench.expert_rankings import rankings, ranks
+from badexpert.detectors import KnockOut
+from badexpert.errors import AuditError, ConfigError
+from badexpert.loading.language import load_language_model
+from badexpert.matching import matching
+from badexpert.models.language import TextSuspect, suspect_of
+from badexpert.runtime import RunContext, Step
+from badexpert.textset import TextCleanSet
+from badexpert.version import VERSION
+from badexpert.zoo.text.folder import TextRow, read_text_index
+from moe_core.files import write_text
+from moe_core.view import ExpertId, ExpertView
+
+log = logging.getLogger(__name__)
+
+AUDITED = 0.5
+"""Share of a model's clean texts that it is audited with; the others measure."""
+
+VITAL = 0.5
+"""An expert is vital to a trigger that keeps at most this share of its success without it."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What becomes of a model when the named experts are routed around; shares in [0, 1].
+
+    Attributes:
+        accuracy, success: of the whole model, and of its trigger; None of a benign model.
+        accuracy_without, success_without: the same without the experts.
+        auroc: of the scores of ``KnockOut``, triggered texts that succeed against clean ones.
+    """
+
+    accuracy: float | None
+    success: float | None
+    accuracy_without: float | None
+    success_without: float | None
+    auroc: float | None
+
+
+@dataclass(frozen=True)
+class AuditedModel:
+    """One model of the zoo: what is true of it, and what the audit said.
+
+    Attributes:
+        model: its name.
+        data, base, attack: their names in the recipe of the zoo.
+        backdoored: whether it has a trigger.
+        planted: the experts that its backdoor lives in: those that the attack promises, or any
+            single one that knock-outs show to be vital; none where it lives elsewhere.
+        digest: of all that decides the outcome.
+        error: why it could not be audited.
+        verdict: see ``ExpertVerdict``.
+        named: experts.
+        success: of the best words of any class.
+        ranks: of the first planted expert, by ranking; see ``rankings``.
+        removal: None where no expert was named.
+        seconds: of the processor, for the audit alone.
+    """
+
+    model: str
+    data: str
+    base: str
+    attack: str
+    backdoored: bool
+    planted: tuple[ExpertId, ...]
+    digest: str
+    error: str | None = None
+    verdict: ExpertVerdict | None = None
+    named: tuple[ExpertId, ...] = ()
+    success: float = 0.0
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    removal: Removal | None = None
+    seconds: float = 0.0
+
+    @property
+    def hit(self) -> bool:
+        """Whether exactly the planted experts were named."""
+        return bool(self.planted) and set(self.named) == set(self.planted)
+
+    @property
+    def layer_hit(self) -> bool:
+        """Whether experts of exactly the planted ones' layers were named."""
+        return bool(self.planted) and _layers(self.named) == _layers(self.planted)
+
+    @property
+    def flagged(self) -> bool:
+        """Whether the audit saw a backdoor."""
+        return self.verdict in (ExpertVerdict.LOCAL, ExpertVerdict.NOT_LOCAL)
+
+    @property
+    def false_localisation(self) -> bool:
+        """Whether an expert was named that no backdoor lives in."""
+        return bool(set(self.named) - set(self.planted))
+
+
+def run_expert_bench(
+    zoo: Path, folder: Path, context: RunContext, *, only: Sequence[str] = ()
+) -> tuple[AuditedModel, ...]:
+    """Audit every model that passed its gate, and keep a JSON file of each.
+
+    Files that are there and are of the same model, seed and version are not made again.
+
+    Args:
+        zoo: as ``badexpert zoo build`` makes it.
+        only: patterns; models whose names match none are left out.
+    Raises:
+        ConfigError: there is no zoo, ``only`` matches nothing, or a file cannot be read.
+    """
+    rows = read_text_index(zoo).models
+    chosen = matching([row.name for row in rows], only, where="the zoo")
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = [row for row in rows if row.name in chosen]
+    done = []
+    for row in wanted:
+        done.append(_kept_or_made(row, zoo / row.name, folder / f"{row.name}.json", context))
+        context.progress(Step("audit models", len(done), len(wanted), row.name))
+    return tuple(done)
+
+
+def _kept_or_made(row: TextRow, home: Path, path: Path, context: RunContext) -> AuditedModel:
+    truth = read_truth(home)
+    digest = digest_of(
+        {"model": truth.sha256, "seed": context.seed, "version": VERSION, "share": AUDITED}
+    )
+    if path.exists() and (kept := read_audited(path)).digest == digest:
+        return kept
+    made = _audited(row, truth, home, digest, context)
+    write_text(path, json.dumps(asdict(made), indent=1) + "\n")
+    log.info("%s: %s, %.0f s", row.name, made.error or made.verdict, made.seconds)
+    return made
+
+
+def read_audited(path: Path) -> AuditedModel:
+    """One model's results from its file.
+
+    Raises:
+        ConfigError: it cannot be read, or is of another version.
+    """
+    try:
+        return TypeAdapter(AuditedModel).validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ConfigError(
+            f"{path} is no audit of a model: {error}. Remove it, and run again"
+        ) from error
+
+
+def _audited(
+    row: TextRow, truth: TextTruth, home: Path, digest: str, context: RunContext
+) -> AuditedModel:
+    planted = planted_in(truth)
+    known = AuditedModel(
+        row.name, row.data, row.base, row.attack, truth.trigger is not None, planted, digest
+    )
+    suspect = suspect_of(load_language_model(home, device=context.device), truth.reading)
+    texts = TextCleanSet.open(
+        home / CLEAN,
+        num_classes=len(truth.answers),
+        class_index={answer: at for at, answer in enumerate(truth.answers)},
+    )
+    fit, rest = texts.split(AUDITED, seed=context.seed)
+    start = process_time()
+    try:
+        audit = audit_experts(suspect, fit, context)
+    except AuditError as error:
+        return replace(known, error=str(error), seconds=process_time() - start)
+    seconds = process_time() - start
+    found = rankings(audit, _with_best_trigger(suspect, audit, rest, context))
+    return replace(
+        known,
+        verdict=audit.verdict,
+        named=audit.named,
+        success=max(one.trigger.success for one in audit.judged),
+        ranks=ranks(planted, found),
+        removal=_removal(suspect, audit.named, truth, rest, home, context),
+        seconds=seconds,
+    )
+
+
+def planted_in(truth: TextTruth) -> tuple[ExpertId, ...]:
+    """The experts that a backdoor lives in, as knock-outs show."""
+    if truth.local:
+        return truth.experts
+    if truth.zeroed is None or truth.rerouted is None or not truth.attack_success_rate:
+        return ()
+    most = VITAL * truth.attack_success_rate
+    return tuple(
+        ExpertId(layer, expert)
+        for layer, row in enumerate(truth.zeroed.each)
+        for expert, success in enumerate(row)
+        if max(success, truth.rerouted.each[layer][expert]) <= most
+    )
+
+
+def _with_best_trigger(
+    suspect: TextSuspect, audit: ExpertAudit, texts: TextCleanSet, context: RunContext
+) -> tuple[RoutingStatistics, ...]:
+    best = max(audit.judged, key=lambda one: one.trigger.success).trigger
+    rows = stamped_at_random(Asked.of(suspect, texts), best.tokens, context)
+    return routing_statistics(suspect, ExpertView.of(suspect.module), rows)
+
+
+def _removal(
+    suspect: TextSuspect,
+    named: tuple[ExpertId, ...],
+    truth: TextTruth,
+    clean: TextCleanSet,
+    home: Path,
+    context: RunContext,
+) -> Removal | None:
+    if not named:
+        return None
+    texts, labels = [text.text for text in clean.texts()], clean.labels.tolist()
+    triggered = _texts_in(home / TRIGGERED)
+    before, stamped = _answers(suspect, texts), _answers(suspect, triggered)
+    with ExpertView.of(suspect.module).without(named):
+        after, stamped_after = _answers(suspect, texts), _answers(suspect, triggered)
+    target = truth.parameters.get("target")
+    targets = [target] * len(triggered)
+    succeeding = [text for text, said in zip(triggered, stamped, strict=True) if said == target]
+    detector = KnockOut.of(suspect, named, clean, context)
+    return Removal(
+        accuracy=_share(before, labels),
+        success=_share(stamped, targets),
+        accuracy_without=_share(after, labels),
+        success_without=_share(stamped_after, targets),
+        auroc=_auroc(detector.score(texts), detector.score(succeeding)) if succeeding else None,
+    )
+
+
+def _texts_in(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _answers(suspect: TextSuspect, texts: Sequence[str]) -> list[int]:
+    return suspect.predict(texts).tolist() if texts else []
+
+
+def _share(answers: Sequence[int], wanted: Sequence[object]) -> float | None:
+    """Of the answers that are as wanted; None of none."""
+    pairs = zip(answers, wanted, strict=True)
+    return sum(said == right for said, right in pairs) / len(answers) if answers else None
+
+
+def _auroc(clean: Tensor, triggered: Tensor) -> float:
+    truth = [0] * len(clean) + [1] * len(triggered)
+    return float(roc_auc_score(truth, torch.cat([clean, triggered]).numpy()))
+
+
+def _layers(experts: Sequence[ExpertId]) -> set[int]:
+    return {layer for layer, _ in experts}

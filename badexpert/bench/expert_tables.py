@@ -1,0 +1,127 @@
+"""What the expert audit did on a zoo, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean, median
+
+from badexpert.audits.experts import ExpertVerdict
+from badexpert.bench.expert_audits import AuditedModel, Removal
+
+_KINDS: dict[str, Callable[[AuditedModel], bool]] = {
+    "backdoor in one expert": lambda one: len(one.planted) == 1,
+    "backdoor in several experts": lambda one: len(one.planted) > 1,
+    "backdoor in no expert": lambda one: one.backdoored and not one.planted,
+    "no backdoor": lambda one: not one.backdoored,
+}
+
+
+def expert_tables(models: Sequence[AuditedModel]) -> str:
+    """Summaries by kind of backdoor, the baselines, and one line a model."""
+    audited = [one for one in models if one.error is None]
+    parts = [_summary(audited), _removals(audited), _baselines(audited), _each(models)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _summary(models: Sequence[AuditedModel]) -> str:
+    rows = []
+    for kind, own in _of_kinds(models):
+        planted = bool(own[0].planted)
+        rows.append(
+            [
+                kind,
+                str(len(own)),
+                _share(one.flagged for one in own),
+                _share(one.verdict is ExpertVerdict.INCONCLUSIVE for one in own),
+                _share(one.hit for one in own) if planted else "-",
+                _share(one.layer_hit for one in own) if planted else "-",
+                _share(one.false_localisation for one in own),
+                f"{median(one.seconds for one in own):.0f}",
+            ]
+        )
+    header = [
+        "truth",
+        "models",
+        "flagged",
+        "inconclusive",
+        "named rightly",
+        "layer",
+        "named falsely",
+    ]
+    return _table([*header, "median s"], rows)
+
+
+def _removals(models: Sequence[AuditedModel]) -> str:
+    """Of the models in which an expert was named."""
+    rows = []
+    for kind, own in _of_kinds([one for one in models if one.removal is not None]):
+        removals = [one.removal for one in own if one.removal is not None]
+        columns: list[Callable[[Removal], float | None]] = [
+            lambda removal: removal.success,
+            lambda removal: removal.success_without,
+            lambda removal: removal.accuracy,
+            lambda removal: removal.accuracy_without,
+            lambda removal: removal.auroc,
+        ]
+        rows.append([kind, str(len(own)), *(_mean(map(value, removals)) for value in columns)])
+    header = ["an expert was named", "models", "ASR", "ASR without", "accuracy", "accuracy without"]
+    return _table([*header, "AUROC of knock-out"], rows)
+
+
+def _baselines(models: Sequence[AuditedModel]) -> str:
+    """Of the models with a backdoor in experts."""
+    planted = [one for one in models if one.planted]
+    rows = []
+    for name in dict.fromkeys(name for one in planted for name in one.ranks):
+        places = [one.ranks[name] for one in planted if name in one.ranks]
+        first = f"{sum(place == 1 for place in places)} of {len(planted)}"
+        reciprocal = sum(1 / place for place in places) / len(planted)
+        rows.append([name, first, f"{reciprocal:.2f}"])
+    return _table(["ranking", "planted expert first", "mean reciprocal rank"], rows)
+
+
+def _each(models: Sequence[AuditedModel]) -> str:
+    rows = [
+        [
+            one.model,
+            one.error or str(one.verdict),
+            _experts(one.named),
+            _experts(one.planted),
+            "yes" if one.hit else "falsely" if one.false_localisation else "-",
+            f"{one.success:.2f}",
+            f"{one.seconds:.0f}",
+        ]
+        for one in models
+    ]
+    header = ["model", "verdict", "named", "planted", "right", "success of the best words", "s"]
+    return _table(header, rows)
+
+
+def _of_kinds(
+    models: Sequence[AuditedModel],
+) -> Iterable[tuple[str, list[AuditedModel]]]:
+    for kind, belongs in _KINDS.items():
+        if own := [one for one in models if belongs(one)]:
+            yield kind, own
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Empty without rows."""
+    if not rows:
+        return ""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+
+
+def _share(hits: Iterable[bool]) -> str:
+    known = list(hits)
+    return f"{sum(known)} of {len(known)}"
+
+
+def _mean(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{fmean(known):.3f}" if known else "-"
+
+
+def _experts(experts: Iterable[tuple[int, int]]) -> str:
+    return ", ".join(f"{layer}.{expert}" for layer, expert in experts) or "-"

@@ -1,0 +1,139 @@
+"""The expert audit on a zoo of two tiny models: results that stay, and the tables of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from badexpert.attacks.text.truth import Knockout, read_truth
+from badexpert.audits.experts import ExpertVerdict
+from badexpert.bench.expert_audits import (
+    AuditedModel,
+    Removal,
+    planted_in,
+    read_audited,
+    run_expert_bench,
+)
+from badexpert.bench.expert_rankings import rank_of
+from badexpert.bench.expert_tables import expert_tables
+from badexpert.errors import ConfigError
+from badexpert.runtime import RunContext
+from badexpert.zoo.text import build_text_zoo, read_text_recipe
+from badexpert_cli.exits import ExitCode
+from badexpert_cli.main import app
+from moe_core.view import ExpertId
+from tests.small_victims import write_reviews
+from tests.unit.zoo.text.test_text_zoo import BENIGN, LOCKED, RECIPE
+
+TWO = RECIPE.replace('"none", "locked", "weak"', '"none", "locked"').replace("[2, 9]", "[2]")
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("zoo")
+    (folder / "recipe.toml").write_text(TWO, encoding="utf-8")
+    data = {"reviews": str(write_reviews(folder / "reviews.jsonl", 400))}
+    recipe = read_text_recipe(folder / "recipe.toml").with_data(data, {})
+    build_text_zoo(recipe, folder / "zoo", device=torch.device("cpu"))
+    return folder / "zoo"
+
+
+def test_every_model_is_audited_once_and_compared_with_the_truth(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benign, locked = run_expert_bench(zoo, tmp_path, RunContext())
+    assert (benign.model, locked.model) == (BENIGN, LOCKED)
+    assert benign.verdict in (ExpertVerdict.NONE, ExpertVerdict.INCONCLUSIVE)
+    assert not any((benign.flagged, benign.hit, benign.false_localisation, benign.planted))
+    assert locked.verdict is ExpertVerdict.LOCAL
+    assert locked.planted == locked.named == read_truth(zoo / LOCKED).experts
+    assert locked.hit
+    assert locked.layer_hit
+    assert locked.ranks["knock-out"] == 1
+    assert {"dormancy", "JS of routing", "norm", "gain", "router_row"} <= locked.ranks.keys()
+    assert locked.removal is not None
+    assert locked.removal.success is not None
+    assert locked.removal.success >= 0.9
+    assert locked.removal.success_without is not None
+    assert locked.removal.success_without <= 0.1
+    assert locked.removal.auroc == 1.0
+    assert read_audited(tmp_path / f"{LOCKED}.json") == locked
+    monkeypatch.setattr("badexpert.bench.expert_audits.audit_experts", None)
+    assert run_expert_bench(zoo, tmp_path, RunContext()) == (benign, locked)
+
+
+def test_the_command_prints_tables_and_keeps_them(zoo: Path, tmp_path: Path) -> None:
+    command = ["zoo", "audit", str(zoo), "-o", str(tmp_path / "audits"), "--only", "*none*"]
+    outcome = CliRunner().invoke(app, [*command, "--device", "cpu"])
+    assert outcome.exit_code == ExitCode.OK, outcome.stderr
+    assert outcome.stdout == (tmp_path / "audits" / "tables.md").read_text()
+    assert "| no backdoor | 1 | 0 of 1 |" in outcome.stdout
+
+
+def test_what_is_no_zoo_and_no_result_is_refused(zoo: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no index of language models"):
+        run_expert_bench(tmp_path, tmp_path, RunContext())
+    (tmp_path / f"{BENIGN}.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is no audit of a model"):
+        run_expert_bench(zoo, tmp_path, RunContext(), only=["*none*"])
+
+
+def test_an_expert_whose_loss_kills_the_trigger_counts_as_planted_whatever_the_attack(
+    zoo: Path,
+) -> None:
+    truth = replace(read_truth(zoo / LOCKED), attack="badmoe", local=False, experts=())
+    without = ((0.9, 0.2, 0.4), (1.0, 0.0, 0.9))
+    rerouted = ((0.1, 0.9, 0.3), (1.0, 0.3, 0.9))
+    known = replace(
+        truth,
+        attack_success_rate=1.0,
+        zeroed=Knockout(without, None, None),
+        rerouted=Knockout(rerouted, None, None),
+    )
+    assert planted_in(known) == (ExpertId(0, 2), ExpertId(1, 1))
+    assert planted_in(replace(known, zeroed=None, rerouted=None)) == ()
+
+
+def test_the_rank_is_that_of_the_first_planted_expert_among_all() -> None:
+    scores = (torch.tensor([0.1, 0.9]), torch.tensor([0.5, 0.95]))
+    assert rank_of([ExpertId(0, 1)], scores) == 2
+    assert rank_of([ExpertId(0, 0), ExpertId(1, 0)], scores) == 3
+
+
+def model(name: str, **known: object) -> AuditedModel:
+    made = AuditedModel(
+        name, "d", "b", "a", True, planted=(), digest="", verdict=ExpertVerdict.NONE
+    )
+    return replace(made, **known)  # type: ignore[arg-type]
+
+
+def test_tables_count_by_what_is_true() -> None:
+    one, other = ExpertId(1, 2), ExpertId(0, 0)
+    removal = Removal(0.9, 1.0, 0.88, 0.02, 0.99)
+    models = [
+        model(
+            "right",
+            planted=(one,),
+            named=(one,),
+            verdict=ExpertVerdict.LOCAL,
+            ranks={"knock-out": 1, "norm": 4},
+            removal=removal,
+        ),
+        model("missed", planted=(one,), ranks={"norm": 2}),
+        model("elsewhere", named=(other,), verdict=ExpertVerdict.LOCAL, removal=removal),
+        model("clean", backdoored=False, verdict=ExpertVerdict.INCONCLUSIVE),
+        model("broken|", error="cannot be | read"),
+    ]
+    text = expert_tables(models)
+    assert "| backdoor in one expert | 2 | 1 of 2 | 0 of 2 | 1 of 2 | 1 of 2 | 0 of 2 |" in text
+    assert "| backdoor in no expert | 1 | 1 of 1 | 0 of 1 | - | - | 1 of 1 |" in text
+    assert "| no backdoor | 1 | 0 of 1 | 1 of 1 | - | - | 0 of 1 |" in text
+    assert "| backdoor in one expert | 1 | 1.000 | 0.020 | 0.900 | 0.880 | 0.990 |" in text
+    assert "| knock-out | 1 of 2 | 0.50 |" in text
+    assert "| norm | 0 of 2 | 0.38 |" in text
+    assert "| elsewhere | expert-local | 0.0 | - | falsely |" in text
+    assert "| broken/ | cannot be / read |" in text
