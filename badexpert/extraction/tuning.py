@@ -11,11 +11,15 @@ from torch import Tensor, nn
 from badexpert.errors import AuditError
 from badexpert.extraction.features import Features
 from badexpert.extraction.low_rank import has_updates, sharing_copy, tuned_state
+from badexpert.models.text_networks import PAD
 
 Schedule = Callable[[int], float]
 """Learning rate of step 0, 1, 2, ..."""
 
 Augment = Callable[[Tensor], Tensor]
+
+TOKENS_AT_ONCE = 2048
+"""That a model keeps its activations of for a gradient, padding included."""
 
 
 def tune(
@@ -47,16 +51,14 @@ def tune(
                     continue  # batch-norm has no statistics of a single sample
                 for group in optimizer.param_groups:
                     group["lr"] = schedule(done)
-                rows = features.rows(index, device)
-                logits = tail(rows if augment is None else augment(rows))
-                loss = features.answering.loss(logits.float(), targets[index].to(device))
-                if not torch.isfinite(loss):
-                    raise AuditError(
-                        f"tuning diverged at step {done + 1}, learning rate "
-                        f"{schedule(done):.2g}; check the suspect's weights and preprocessing"
-                    )
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                for piece in _pieces(index, features):
+                    rows = features.rows(piece, device)
+                    logits = tail(rows if augment is None else augment(rows))
+                    loss = features.answering.loss(logits.float(), targets[piece].to(device))
+                    if not torch.isfinite(loss):
+                        raise _diverged(done + 1, schedule(done))
+                    (loss * (len(piece) / len(index))).backward()
                 optimizer.step()
                 done += 1
                 yield done
@@ -72,6 +74,23 @@ def _epoch(features: Features, generator: torch.Generator) -> Tensor:
         return order
     views = torch.randint(features.views, order.shape, generator=generator)
     return order + features.samples * views
+
+
+def _pieces(index: Tensor, features: Features) -> tuple[Tensor, ...]:
+    """The samples of a step, in parts whose gradients add up; only texts are ever parted."""
+    if features.values.dtype != torch.int64:
+        return (index,)
+    values = features.values[index]
+    longest = int((values != PAD).sum(-1).max())
+    tokens = longest * values[0, ..., 0].numel()
+    return index.split(max(TOKENS_AT_ONCE // tokens, 1))
+
+
+def _diverged(step: int, lr: float) -> AuditError:
+    return AuditError(
+        f"tuning diverged at step {step}, learning rate {lr:.2g}; check the suspect's weights and "
+        "preprocessing"
+    )
 
 
 class MeanWeights:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from badexpert.errors import AuditError
+from badexpert.extraction import tuning
 from badexpert.extraction.features import Features, compute_features, spread_over_wrong
 from badexpert.extraction.tuning import MeanWeights, trainable_copy, tune
 
@@ -51,6 +52,41 @@ def run(tail: nn.Module, features: Features, steps: int, **changes: object) -> l
 
 def test_steps_are_counted_from_one_and_the_caller_stops() -> None:
     assert run(linear(), features_of(), 7) == [1, 2, 3, 4, 5, 6, 7]
+
+
+class Words(nn.Module):
+    """Scores rows of tokens, (rows, tokens), padded with -1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.shown = nn.Embedding(10, 3), list[int]()
+
+    def forward(self, rows: Tensor) -> Tensor:
+        self.shown.append(len(rows))
+        scores: Tensor = (self.words(rows.clamp_min(0)) * (rows >= 0)[..., None]).sum(1)
+        return scores
+
+
+def test_long_texts_are_parted_and_their_gradients_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(10, (16, 6), generator=generator)
+    rows[:, 5] = -1
+    texts = Features(rows, torch.arange(16) % 3)
+    whole, parted = Words(), Words()
+    run(whole, texts, 4)
+    monkeypatch.setattr(tuning, "TOKENS_AT_ONCE", 17)
+    run(parted, texts, 4)
+    assert whole.shown == [8] * 4
+    assert parted.shown == [3, 3, 2] * 4
+    torch.testing.assert_close(parted.words.weight, whole.words.weight)
+    assert not torch.equal(whole.words.weight, Words().words.weight)
+
+
+def test_a_tuned_copy_holds_no_gradient() -> None:
+    tail = linear()
+    run(tail, features_of(), 3)
+    assert all(part.grad is None for part in tail.parameters())
 
 
 def test_every_epoch_shows_every_sample_once_in_another_order() -> None:
