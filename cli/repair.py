@@ -83,7 +83,12 @@ def repair(
         made = _repaired(experts.split(","), way, attack, settings, context)
         with outputs.new_folder(output) as folder:
             written = made.save(folder)
-    document = {"folder": str(output), **made.to_json(), "written": written._asdict()}
+    document = {
+        "folder": str(output),
+        **made.to_json(),
+        "written": written._asdict(),
+        "seed": settings.seed,
+    }
     outputs.deliver(targets, lambda target: RENDERERS[target.format](document, target))
 
 

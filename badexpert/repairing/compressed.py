@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from badexpert.errors import AuditError
 from badexpert.models.language import TextSuspect
+from badexpert.models.text_networks import PAD
 from badexpert.repairing.demoted import demote
 from badexpert.repairing.ways import mean_of_siblings
 from badexpert.runtime import RunContext, Step
@@ -20,6 +22,9 @@ STEPS = 100
 BATCH = 32
 LEARNING_RATE = 1e-2
 """As ``configs/moe-compressed.toml`` trains stand-ins."""
+
+TOKENS_AT_ONCE = 2048
+"""Whose activations are kept for a gradient; a batch of more is taken in pieces."""
 
 
 def compress(
@@ -39,17 +44,17 @@ def compress(
     Returns:
         What was done.
     Raises:
-        AuditError: the experts are not of plain linear maps.
+        AuditError: the experts are not of plain linear maps, or learning diverges.
     Source: compressed experts, He et al., arXiv:2503.00634.
     Departs: the mean of the siblings, where the paper has the experts that a token reaches beside.
     """
     suspect.network.requires_grad_(False)
     if isinstance(suspect.module, Decoder):
         demote(suspect.module, experts)
-        _fit(suspect, train_stand_ins_only(suspect.module), _nothing, clean, context)
+        _fit(suspect, train_stand_ins_only(suspect.module), suspect.loss, clean, context)
         return "numbers learned on clean texts scale the states of a token's other experts"
-    scaled = _ScaledMeans(suspect.module, view, experts)
-    _fit(suspect, scaled.learned, scaled.put_in_place, clean, context)
+    scaled = _ScaledMeans(suspect, view, experts)
+    _fit(suspect, scaled.learned, scaled.loss, clean, context)
     scaled.put_in_place()
     scaled.release()
     return "its weights are the mean of its siblings', scaled by numbers learned on clean texts"
@@ -62,12 +67,17 @@ class _ScaledMeans:
         learned: the numbers, ones at first.
     """
 
-    def __init__(self, module: nn.Module, view: ExpertView, experts: Sequence[ExpertId]) -> None:
-        self._module = module
+    def __init__(self, suspect: TextSuspect, view: ExpertView, experts: Sequence[ExpertId]) -> None:
+        self._suspect = suspect
         self._view = view
         self._means = {expert: mean_of_siblings(view, expert, experts) for expert in experts}
         self._thetas = {expert: _ones(mean) for expert, mean in self._means.items()}
         self.learned = [theta for own in self._thetas.values() for theta in own.values()]
+
+    def loss(self, rows: Tensor, labels: Tensor) -> Tensor:
+        """Of the network with them in it, scalar, differentiable by ``learned``."""
+        self.put_in_place()
+        return self._suspect.loss(rows, labels)
 
     def put_in_place(self) -> None:
         """Write them into the network, which is a function of ``learned`` from here on."""
@@ -81,13 +91,9 @@ class _ScaledMeans:
 
     def release(self) -> None:
         """Let weights that were written be weights again, and functions of nothing."""
-        for parameter in self._module.parameters():
+        for parameter in self._suspect.module.parameters():
             if parameter.grad_fn is not None:
                 parameter.detach_()
-
-
-def _nothing() -> None:
-    """Stand-ins are in their place already."""
 
 
 def _ones(mean: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -102,7 +108,7 @@ def _ones(mean: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _fit(
     suspect: TextSuspect,
     learned: Sequence[Tensor],
-    put_in_place: Callable[[], None],
+    loss_of: Callable[[Tensor, Tensor], Tensor],
     clean: TextCleanSet,
     context: RunContext,
 ) -> None:
@@ -111,10 +117,20 @@ def _fit(
     optimizer = torch.optim.Adam(learned, LEARNING_RATE)
     for step in range(STEPS):
         chosen = torch.randperm(len(rows), generator=generator)[:BATCH]
-        put_in_place()
-        loss = suspect.loss(rows[chosen], clean.labels[chosen])
         optimizer.zero_grad()
-        if loss.requires_grad:  # else no token of the batch reached the expert
-            loss.backward()
+        for piece in chosen.split(_texts_at_once(rows[chosen])):
+            loss = loss_of(rows[piece], clean.labels[piece])
+            if not torch.isfinite(loss):
+                raise AuditError(
+                    f"the loss is {loss.item()} at step {step + 1}; choose another way"
+                )
+            if loss.requires_grad:  # else no token of these texts reached the experts
+                (loss * (len(piece) / len(chosen))).backward()
         optimizer.step()
-        context.progress(Step("fit the compressed expert", step + 1, STEPS))
+        context.progress(Step("fit the compressed experts", step + 1, STEPS))
+
+
+def _texts_at_once(rows: Tensor) -> int:
+    """Of texts whose gradients are to be in memory together."""
+    longest = int((rows != PAD).sum(1).max())
+    return max(TOKENS_AT_ONCE // longest, 1)

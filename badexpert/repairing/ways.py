@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -22,9 +22,10 @@ _MAPS = {"gate_proj", "up_proj", "down_proj", "gate_bias", "up_bias", "down_bias
 def quarantine(view: ExpertView, experts: Sequence[ExpertId]) -> str:
     """Let experts say nothing, in place, and let routers pass them over where that is exact.
 
-    All weights of the experts become 0, so that they answer 0 to whatever reaches them. Where a
-    bias decides who is chosen, theirs becomes the lowest. Elsewhere there are rows of a linear map
-    only, and none is below all others for every token.
+    All weights of the experts become 0, so that they answer 0 to whatever reaches them; low-rank
+    updates become 0, and the network under them answers. Where a bias decides who is chosen, theirs
+    becomes the lowest. Elsewhere there are rows of a linear map only, and none is below all others
+    for every token.
 
     Returns:
         What was done.
@@ -33,9 +34,14 @@ def quarantine(view: ExpertView, experts: Sequence[ExpertId]) -> str:
     """
     done: dict[str, None] = {}
     for layer, expert in experts:
-        for tensor in _silenced_by_zeros(view, ExpertId(layer, expert)).values():
+        weights = view.expert(ExpertId(layer, expert))
+        updates = bool(weights) and all(".lora_" in name for name in weights)
+        if not (updates or _plain(weights)):
+            raise _of_other_kind(view, ExpertId(layer, expert))
+        for tensor in weights.values():
             tensor.zero_()
-        done[_passed_over(view.layers[layer], expert)] = None
+        routed = _passed_over(view.layers[layer], expert)
+        done[f"its {'low-rank updates' if updates else 'weights'} are 0, and {routed}"] = None
     return "; ".join(done)
 
 
@@ -71,31 +77,29 @@ def mean_of_siblings(
         for other in view.experts()
         if other.layer == expert.layer and other not in left_out
     ]
-    if not siblings[0].keys() <= _MAPS:
+    if not _plain(siblings[0]):
         raise _of_other_kind(view, expert)
     return {
         name: torch.stack([own[name].float() for own in siblings]).mean(0) for name in siblings[0]
     }
 
 
-def _silenced_by_zeros(view: ExpertView, expert: ExpertId) -> dict[str, Tensor]:
-    weights = view.expert(expert)
-    if not (weights.keys() <= _MAPS or all(".lora_" in name for name in weights)):
-        raise _of_other_kind(view, expert)
-    return weights
+def _plain(weights: Mapping[str, Tensor]) -> bool:
+    return bool(weights) and weights.keys() <= _MAPS
 
 
 def _passed_over(layer: MoELayerView, expert: int) -> str:
+    """Let a router choose others where it can; what that means for tokens."""
     if layer.selection_bias is not None:
         layer.selection_bias[expert] = LOWEST
-        return "its weights are 0, and its selection bias sends tokens elsewhere"
+        return "its selection bias sends tokens elsewhere"
     # The routers of moe_core that have such a bias may normalise logits, which an outlier bends.
     if layer.router_bias is not None and not isinstance(layer, MoELayer):
         assert layer.router_weight is not None
         layer.router_weight[expert] = 0
         layer.router_bias[expert] = LOWEST
-        return "its weights are 0, and its bias in the router sends tokens elsewhere"
-    return "its weights are 0; tokens still reach it, and get nothing"
+        return "its bias in the router sends tokens elsewhere"
+    return "tokens still reach it"
 
 
 def _of_other_kind(view: ExpertView, expert: ExpertId) -> AuditError:
