@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from badexpert.audits import AUDITS
-from badexpert.config import ScanConfig
+from badexpert.config import LOW_RANK, ScanConfig
 from badexpert.describe import Stopwatch, describe_suspect, versions
 from badexpert.detection import (
     InputSource,
@@ -161,9 +161,10 @@ def extraction_status(bundle: Bundle) -> AuditStatus:
     accuracies = ", ".join(f"{part} {value:.1%}" for part, value in record.clean_accuracy.items())
     steps = {part: beats[-1].step for part, beats in record.trajectories.items() if beats}
     steps = {part: steps[part] for part in EXPERTS if part in steps}
+    what = "low-rank updates of " if record.copies == LOW_RANK else ""
     facts = (
         f"clean accuracy: {accuracies}",
-        f"the last {record.cut.tail_share:.1%} of the network's operations were tuned",
+        f"{what}the last {record.cut.tail_share:.1%} of the network's operations were tuned",
         *(f"{part} expert: {count} steps" for part, count in steps.items()),
         *record.notes,
     )
@@ -176,6 +177,7 @@ def extraction_status(bundle: Bundle) -> AuditStatus:
             "samples": dict(record.samples),
             "steps": steps,
             "share_of_operations_tuned": record.cut.tail_share,
+            "copies": record.copies,
             "notes": list(record.notes),
         },
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from badexpert.extraction.tuning import MeanWeights, trainable_copy
 from badexpert.guard import Guard
 from badexpert.opening import open_bundle
 from badexpert.runtime import RunContext
+from badexpert.scanning import extraction_status
 from moe_core.updates import RANK
 from tests.planted_texts import planted
 from tests.small_models import auroc, backdoored
@@ -66,7 +68,7 @@ def bytes_alive() -> int:
     return bytes_of(item for item in gc.get_objects() if type(item) in (Tensor, nn.Parameter))
 
 
-def bytes_of(tensors) -> int:
+def bytes_of(tensors: Iterable[Tensor]) -> int:
     """Of storages, each counted once."""
     storages = (tensor.untyped_storage() for tensor in tensors)
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
@@ -106,6 +108,12 @@ def test_what_is_said_before_the_start_is_what_it_takes() -> None:
     tokens = model.suspect.encode([text.text for text in model.clean.texts()])
     beside = extracted().peak + bytes_of(model.suspect.network.parameters()) - needed
     assert 0 <= beside < 2 * bytes_of([tokens])
+
+
+def test_a_scan_says_what_was_tuned() -> None:
+    status = extraction_status(extracted().bundle)
+    assert "low-rank updates of the last 100.0% of the network's operations" in status.summary
+    assert status.evidence["copies"] == LOW_RANK
 
 
 def test_a_bundle_holds_the_updates_alone(tmp_path: Path) -> None:
@@ -150,6 +158,24 @@ def test_memory_of_a_known_model() -> None:
     network = nn.Sequential(nn.Embedding(5, 8), nn.Linear(8, 6, bias=False)).to(torch.bfloat16)
     assert memory_of_copies(network, 3, FULL) == 2 * 88 + 88 * (4 * 4 + 12)
     assert memory_of_copies(network, 3, LOW_RANK) == 2 * 88 + (8 + 6) * RANK * (5 * 4 + 12)
+
+
+def test_memory_of_olmoe_is_what_the_documents_say() -> None:
+    transformers = pytest.importorskip("transformers")
+    with torch.device("meta"):
+        config = transformers.OlmoeConfig(intermediate_size=1024)
+        network = transformers.OlmoeForCausalLM(config).to(torch.bfloat16)
+    full, low_rank = (memory_of_copies(network, 4, kind) for kind in (FULL, LOW_RANK))
+    weights = bytes_of_numbers(network, 2)
+    said = f"{weights:.1f} GiB for its weights and {low_rank / 2**30 - weights:.1f} GiB more"
+    text = " ".join((Path(__file__).parents[3] / "docs/language-models.md").read_text().split())
+    assert f"OLMoE-1B-7B in bfloat16 takes {said}" in text
+    assert f"full copies take {full / 2**30 - weights:.0f} GiB more" in text
+
+
+def bytes_of_numbers(network: nn.Module, width: int) -> float:
+    """In GiB."""
+    return sum(part.numel() for part in network.parameters()) * width / 2**30
 
 
 @pytest.mark.parametrize(
