@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,15 @@ if TYPE_CHECKING:
     from badexpert.repairing import Repair
     from badexpert.runtime import RunContext
 
+log = logging.getLogger(__name__)
+
 THE_REPAIR = "The repair"
+STILL_WORKS = 0.05
+"""Attack success rate above which a repair is said to have failed."""
+
+COSTLY = 0.02
+"""Loss of clean accuracy above which a repair is said to cost too much."""
+
 ROWS = {"before": "as it was", "dropped": "these experts answer 0", "after": "repaired"}
 
 
@@ -90,6 +99,7 @@ def repair(
         "seed": settings.seed,
     }
     outputs.deliver(targets, lambda target: RENDERERS[target.format](document, target))
+    _warn(made)
 
 
 def _paired(triggered: Path | None, target: str | None) -> tuple[Path, str] | None:
@@ -110,8 +120,9 @@ def _repaired(
     context: RunContext,
 ) -> Repair:
     from badexpert.opening import open_subjects, required_clean
-    from badexpert.repairing import open_triggered, repair
+    from badexpert.repairing import open_triggered, repair, require_way
 
+    require_way(way)
     suspect, clean = open_subjects(settings, context)
     return repair(
         suspect,
@@ -121,6 +132,15 @@ def _repaired(
         triggered=None if attack is None else open_triggered(*attack, suspect),
         context=context,
     )
+
+
+def _warn(made: Repair) -> None:
+    success = made.after.attack_success_rate
+    cost = made.before.clean_accuracy - made.after.clean_accuracy
+    if success is not None and success > STILL_WORKS:
+        log.warning("the trigger still works: what it needs is not in these experts alone")
+    if cost > COSTLY:
+        log.warning("the repair costs %.3f of the clean accuracy: try another --way", cost)
 
 
 def _as_json(document: dict[str, Any], _target: outputs.Target) -> str:

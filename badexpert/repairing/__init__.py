@@ -5,7 +5,7 @@ To add a way: a function in ``ways``, or a file of its own, and a line in ``WAYS
 
 from badexpert.repairing.measured import Measured, Triggered, open_triggered
 from badexpert.repairing.named import named_experts
-from badexpert.repairing.repair import WAYS, Repair, repair
+from badexpert.repairing.repair import WAYS, Repair, repair, require_way
 
 __all__ = [
     "WAYS",
@@ -15,4 +15,5 @@ __all__ = [
     "named_experts",
     "open_triggered",
     "repair",
+    "require_way",
 ]

@@ -110,8 +110,7 @@ def repair(
         CleanSetError: there are too few texts to learn from.
     """
     context = context or RunContext()
-    if way not in WAYS:
-        raise ConfigError(f"there is no way of repair {way!r}; choose of {', '.join(WAYS)}")
+    require_way(way)
     suspect, clean = classifier_of_texts(suspect), labelled_texts(clean)
     view = expert_view(suspect)
     chosen = named_experts(view, experts)
@@ -136,6 +135,16 @@ def repair(
     context.progress(Step("measure the repair", 3, 3))
     names = tuple(full_name(view, expert) for expert in chosen)
     return Repair(repaired, names, way, done, trial, before, dropped, after)
+
+
+def require_way(way: str) -> None:
+    """Try now whether there is such a way, rather than after a large model was loaded.
+
+    Raises:
+        ConfigError: it is not of ``WAYS``.
+    """
+    if way not in WAYS:
+        raise ConfigError(f"there is no way of repair {way!r}; choose of {', '.join(WAYS)}")
 
 
 def _check_siblings(view: ExpertView, experts: Sequence[ExpertId]) -> None:

@@ -55,6 +55,12 @@ def test_the_repaired_folder_stands_beside_a_table_and_a_document() -> None:
     assert not ExpertView.of(model.backbone.module).expert(expert)["down_proj"].any()
 
 
+def test_a_repair_that_does_not_help_is_said_to_fail() -> None:
+    outcome = run("-o", "out", *with_trigger(), "--experts", "1:1")
+    assert outcome.exit_code == ExitCode.OK
+    assert "the trigger still works" in outcome.stderr
+
+
 def test_without_a_trigger_only_accuracy_is_measured() -> None:
     outcome = run("-o", "out", "--way", "mean", "--limit", "40")
     assert outcome.exit_code == ExitCode.OK, outcome.stderr
