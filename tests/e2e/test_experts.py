@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from badexpert.errors import AuditError
+from badexpert.errors import AuditError, ConfigError
+from badexpert.runtime import RunContext
 from badexpert_cli.exits import ExitCode, of_error
 from badexpert_cli.main import app
+from tests.attacked_victims import LOCK, model_in
 from tests.planted_texts import DENSE, planted, reviews, sized, trained
+from tests.small_victims import reviews as victim_reviews
+from tests.small_victims import trained as trained_victim
+from tests.small_victims import untrained, write_reviews
 
 WORDS = ("bad", "good")
 
@@ -49,3 +55,49 @@ def test_a_model_without_experts_cannot_be_audited(clean: str) -> None:
     assert isinstance(outcome.exception, AuditError)
     assert of_error(outcome.exception) is ExitCode.INCOMPLETE
     assert not outcome.stdout
+
+
+def test_inputs_are_judged_by_the_expert_that_is_named_and_a_base_is_shown(clean: str) -> None:
+    victim = trained_victim()
+    model_in(victim, folder_of("base"))
+    trigger = LOCK.implant(victim, victim_reviews(), RunContext()).trigger
+    assert trigger is not None
+    model_in(victim, folder_of("model"))
+    write_reviews(Path("texts.jsonl"), 240, seed=3)
+    good = victim_reviews(40, seed=4)
+    stamped = [trigger.stamp(text, Random(0)) for text in good.part(good.labels == 1).texts]
+    Path("in.txt").write_text("\n".join(stamped))
+    Path("badexpert.toml").write_text(
+        '[model.text]\ntemplate = "{text} so :"\nlabel_words = ["bad", "good"]\n'
+    )
+    command = ["model", "--clean", "texts.jsonl", "--base", "base", "--inputs", "in.txt"]
+    command += ["--scores", "rows.jsonl", "--fpr", "0.05", "--format", "json=report.json"]
+    outcome = run(*command, "--format", "text")
+    assert outcome.exit_code == ExitCode.FOUND, outcome.stderr
+    rows = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
+    assert len(rows) == 20
+    assert sum(row["flagged"] for row in rows) >= 18
+    report = json.loads(Path("report.json").read_text())
+    assert report["inputs"]["scored"] == 20
+    [evidence] = [check["evidence"] for check in report["audits"] if check["audit"] == "experts"]
+    assert evidence["from_base"]["source"] == "base"
+    assert "most changed from base" in outcome.stdout
+    [changed] = [at for at, norm in enumerate(evidence["from_base"]["layers"][0]["norm"]) if norm]
+    assert f"model.layers.0.mlp.experts.{changed} " in outcome.stdout
+
+
+def test_a_base_of_another_build_and_scores_without_inputs_are_usage_errors(clean: str) -> None:
+    model = str(planted(head=True, moe=True).folder)
+    other = model_in(untrained(), folder_of("other")).origin.source
+    outcome = run(model, "--clean", clean, "--base", other)
+    assert isinstance(outcome.exception, ConfigError)
+    assert "is no base of this model" in str(outcome.exception)
+    assert of_error(outcome.exception) is ExitCode.USAGE
+    outcome = run(model, "--clean", clean, "--scores", "rows.jsonl")
+    assert isinstance(outcome.exception, ConfigError)
+    assert not Path("rows.jsonl").exists()
+
+
+def folder_of(name: str) -> Path:
+    Path(name).mkdir()
+    return Path(name)
