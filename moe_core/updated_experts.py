@@ -17,11 +17,14 @@ from moe_core.updates import Update
 
 
 def is_fused(part: nn.Module) -> bool:
-    """Whether these are experts of a block of transformers 5, by the marks of its decorator."""
+    """Whether these are the experts of a block of transformers 5, all in two tensors.
+
+    Known are those that bear the marks of its decorator, and Llama 4's.
+    """
     marks = ("has_gate", "has_bias", "is_transposed", "num_experts")
-    if not all(hasattr(part, mark) for mark in marks) or getattr(
-        part, "has_post_expert_norm", False
-    ):
+    if getattr(part, "has_post_expert_norm", False):
+        return False
+    if not _in_blocks(part) and not all(hasattr(part, mark) for mark in marks):
         return False
     return {_first(part), "down_proj"} <= dict(part.named_parameters(recurse=False)).keys()
 
@@ -29,7 +32,7 @@ def is_fused(part: nn.Module) -> bool:
 def weights_of(experts: nn.Module) -> tuple[Tensor, Tensor]:
     """The first and the second matrix of all experts, (experts, out, in) each."""
     first, second = experts.get_parameter(_first(experts)), experts.get_parameter("down_proj")
-    if getattr(experts, "is_transposed", False):
+    if _in_blocks(experts) or getattr(experts, "is_transposed", False):
         return first.transpose(1, 2), second.transpose(1, 2)
     return first, second
 
@@ -63,7 +66,8 @@ def update_fused(experts: nn.Module, generator: torch.Generator) -> None:
     up, down = (_update(weight, generator) for weight in weights_of(experts))
     experts.add_module("up", up)
     experts.add_module("down", down)
-    vars(experts)["forward"] = MethodType(_fused_with_updates, experts)
+    forward = _blocks_with_updates if _in_blocks(experts) else _fused_with_updates
+    vars(experts)["forward"] = MethodType(forward, experts)
 
 
 def _fused_with_updates(self: Any, x_TD: Tensor, experts_TK: Tensor, weights_TK: Tensor) -> Tensor:
@@ -81,6 +85,18 @@ def _fused_with_updates(self: Any, x_TD: Tensor, experts_TK: Tensor, weights_TK:
     if self.has_bias:
         y_SD = y_SD + self.down_proj_bias[experts_S]
     return combine(y_SD, weights_TK, dispatch).to(x_TD.dtype)
+
+
+def _blocks_with_updates(self: Any, x_SD: Tensor) -> Tensor:
+    """As Llama 4 calls its experts: every token once for each expert, one expert after another."""
+    up_EOI, down_EOI = weights_of(self)
+    ends_E = len(x_SD) // len(up_EOI) * torch.arange(1, len(up_EOI) + 1, device=x_SD.device)
+    gate_SI, up_SI = _mapped(x_SD, up_EOI, self.up, ends_E.int()).chunk(2, dim=-1)
+    return _mapped(up_SI * self.act_fn(gate_SI), down_EOI, self.down, ends_E.int())
+
+
+def _in_blocks(experts: nn.Module) -> bool:
+    return type(experts).__name__ == "Llama4TextExperts"
 
 
 def _first(experts: nn.Module) -> str:

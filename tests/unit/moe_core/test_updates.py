@@ -21,7 +21,7 @@ from tests.moe_families import batch, family_model, run
 
 FAMILIES = ["mixtral", "qwen2", "deepseek-v3", "gpt-oss", "granite-shared", "switch", "llama4"]
 """One of each layout: plain, with a shared expert, behind groups, on its side with biases,
-of three-dimensional weights beside the block, of a module per expert, and of another form."""
+of three-dimensional weights beside the block, of a module per expert, and with a row for each."""
 
 
 def decoder() -> nn.Module:
@@ -74,11 +74,24 @@ def test_an_update_is_a_change_of_the_weights(name: str) -> None:
 
 
 def test_experts_of_an_unknown_form_are_named() -> None:
-    assert note_of_what_stays(family_model("llama4")) == (
-        "the weights of Llama4TextExperts take no updates",
-    )
-    assert note_of_what_stays(family_model("gpt-oss")) == ()
-    assert note_of_what_stays(decoder()) == ()
+    model = decoder()
+    assert note_of_what_stays(model) == ()
+    model.add_module("more", Strange())
+    assert note_of_what_stays(model) == ("the weights of Strange take no updates",)
+
+
+class Strange(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.all_experts = nn.Parameter(torch.zeros(2, 3, 4))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_experts_of_these_families_have_updates(name: str) -> None:
+    model = family_model(name)
+    assert note_of_what_stays(model) == ()
+    updated = with_updates(model, torch.Generator())
+    assert any("experts" in path for path in tuned_state(updated))
 
 
 @pytest.mark.parametrize("name", ["moe_core", "deepseek-v3"])
@@ -114,10 +127,12 @@ def memory(*networks: nn.Module) -> int:
     return sum(storages.values())
 
 
-def test_routers_take_no_updates() -> None:
-    names = set(tuned_state(with_updates(decoder(), torch.Generator())))
-    assert any("mlp.moe.experts" in name or "mlp.experts" in name for name in names)
-    assert not any("router" in name for name in names)
+@pytest.mark.parametrize("name", ["moe_core", "mixtral", "phi", "switch"])
+def test_routers_take_no_updates(name: str) -> None:
+    names = set(tuned_state(with_updates(model_of(name), torch.Generator())))
+    assert any("experts" in name for name in names)
+    assert any("q_proj" in name or ".q." in name for name in names)
+    assert not any(".router." in name or ".gate.low_rank" in name for name in names)
 
 
 def test_a_step_of_adam_moves_an_output_as_much_as_in_a_full_copy() -> None:
