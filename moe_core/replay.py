@@ -1,10 +1,10 @@
-"""Run a decoder from one of its layers on: what is below need not be computed again."""
+"""Layers of a decoder run again, and passes that start above one: only what has changed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,21 @@ _ROUNDING = 1e-6
 """Of sums in another order, as some GPU kernels make them."""
 
 
-class _EndError(Exception):
-    """The layer that was asked about has answered."""
+_CACHE = "past_key_values"
+"""What transformers lets layers fill for generation; one that runs again must not do it twice."""
+
+
+class Call(NamedTuple):
+    """One run of a layer.
+
+    Attributes:
+        inputs, options: positional and named; the hidden state is the first of ``inputs``.
+        output: what it returned.
+    """
+
+    inputs: tuple[Any, ...]
+    options: dict[str, Any]
+    output: Any
 
 
 class LayerStack:
@@ -48,43 +61,36 @@ class LayerStack:
         assert name is not None, f"{path} lies in no list of layers"
         return int(path[len(name) :].lstrip(".").split(".")[0])
 
-    def outputs(self, run: Callable[[], _Result]) -> tuple[_Result, list[Any]]:
-        """The result of a pass, and what each layer returned in it."""
-        returned: list[Any] = [None] * len(self.layers)
+    def calls(self, run: Callable[[], _Result]) -> tuple[_Result, list[Call]]:
+        """The result of a pass, and how each layer ran in it."""
+        made: dict[int, Call] = {}
 
-        def keep(at: int) -> Callable[[nn.Module, Any, Any], None]:
-            def seen(_layer: nn.Module, _inputs: Any, output: Any) -> None:
-                returned[at] = output
+        def keep(at: int) -> Callable[..., None]:
+            def seen(_layer: nn.Module, inputs: Any, options: Any, output: Any) -> None:
+                named = {name: None if name == _CACHE else v for name, v in options.items()}
+                made[at] = Call(inputs, named, output)
 
             return seen
 
-        hooks = [layer.register_forward_hook(keep(at)) for at, layer in enumerate(self.layers)]
+        hooks = [
+            layer.register_forward_hook(keep(at), with_kwargs=True)
+            for at, layer in enumerate(self.layers)
+        ]
         try:
-            return run(), returned
+            result = run()
         finally:
             for hook in hooks:
                 hook.remove()
+        return result, [made[at] for at in range(len(self.layers))]
 
-    def output(self, at: int, run: Callable[[], object]) -> Any:
-        """What one layer returns in a pass, which ends there.
-
-        Raises:
-            ValueError: the pass does not reach the layer.
-        """
-        returned: list[Any] = []
-
-        def seen(_layer: nn.Module, _inputs: Any, output: Any) -> NoReturn:
-            returned.append(output)
-            raise _EndError
-
-        hook = self.layers[at].register_forward_hook(seen)
-        try:
-            run()
-        except _EndError:
-            return returned[0]
-        finally:
-            hook.remove()
-        raise ValueError(f"the pass never reached layer {at} of {len(self.layers)}")
+    def again(self, first: int, last: int, calls: Sequence[Call]) -> Any:
+        """What a layer returns now, if all from ``first`` on run again as in an earlier pass."""
+        inputs, output = calls[first].inputs, None
+        for at in range(first, last + 1):
+            output = self.layers[at](*inputs, **calls[at].options)
+            if at < last:
+                inputs = (_hidden(output), *calls[at + 1].inputs[1:])
+        return output
 
     @contextmanager
     def above(self, at: int, output: Any) -> Iterator[None]:
@@ -106,11 +112,13 @@ class LayerStack:
                     vars(layer)["forward"] = forward
 
     def faithful(self, run: Callable[[], Tensor]) -> bool:
-        """Whether passes that start above a layer end like a whole pass."""
-        whole, outputs = self.outputs(run)
-        for at, output in enumerate(outputs):
-            with self.above(at, output):
-                if not torch.allclose(run(), whole, rtol=_ROUNDING, atol=_ROUNDING):
+        """Whether layers give the same when run again, and passes above them end the same."""
+        whole, calls = self.calls(run)
+        for at, call in enumerate(calls):
+            if not call.inputs or not _alike(self.again(at, at, calls), call.output):
+                return False
+            with self.above(at, call.output):
+                if not _alike(run(), whole):
                     return False
         return True
 
@@ -122,6 +130,16 @@ def joined(outputs: Sequence[Any]) -> Any:
         return torch.cat(list(outputs))
     # What stands beside the hidden state (routings, attention) is of no use to the next layer.
     return (torch.cat([output[0] for output in outputs]), *first[1:])
+
+
+def _alike(found: Any, wanted: Any) -> bool:
+    return torch.allclose(_hidden(found), _hidden(wanted), rtol=_ROUNDING, atol=_ROUNDING)
+
+
+def _hidden(output: Any) -> Tensor:
+    """The hidden state that a layer returned, alone or in front of other things."""
+    hidden: Tensor = output if isinstance(output, Tensor) else output[0]
+    return hidden
 
 
 def _list_above(model: nn.Module, path: str) -> str | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from badexpert.models.language import TextSuspect
 from badexpert.models.text_networks import PAD, TOKENS_A_PASS, pieces_of
 from badexpert.runtime import RunContext, Step
-from moe_core.replay import LayerStack, joined
+from moe_core.replay import Call, LayerStack, joined
 
 log = logging.getLogger(__name__)
 
@@ -91,13 +91,13 @@ class Reruns:
                 with ablation.apply():
                     yield number, run()
             return
-        whole, below = stack.outputs(run)
+        whole, calls = stack.calls(run)
         yield 0, whole
         together = max(1, TOKENS_A_PASS // rows.numel()) if self._independent else 1
         for last, numbers in self._by_last_layer(ablations):
             for start in range(0, len(numbers), together):
                 chosen = numbers[start : start + together]
-                above = [self._changed(stack, below, ablations[at], run) for at in chosen]
+                above = [self._changed(stack, calls, ablations[at]) for at in chosen]
                 with stack.above(last, joined(above)):
                     scores = self._suspect.network.scores(
                         rows.repeat(len(chosen), 1), lengths.repeat(len(chosen))
@@ -111,14 +111,11 @@ class Reruns:
         for layer, chosen in groupby(order, key=lambda at: last[at]):
             yield layer, list(chosen)
 
-    def _changed(
-        self, stack: LayerStack, below: list[Any], ablation: Ablation, run: Callable[[], Tensor]
-    ) -> Any:
+    def _changed(self, stack: LayerStack, calls: list[Call], ablation: Ablation) -> Any:
         """What the last layer that an ablation changes returns under it."""
         layers = self._layers(ablation)
-        first, last = min(layers), max(layers)
-        with ablation.apply(), stack.above(first - 1, below[first - 1]):
-            return stack.output(last, run)
+        with ablation.apply():
+            return stack.again(min(layers), max(layers), calls)
 
     def _layers(self, ablation: Ablation) -> list[int]:
         module = self._suspect.module

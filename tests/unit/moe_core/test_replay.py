@@ -45,9 +45,9 @@ def stack_of(model: nn.Module) -> LayerStack:
 def test_a_pass_that_starts_above_a_layer_ends_like_a_whole_one(name: str) -> None:
     model = family_model(name)
     stack = stack_of(model)
-    whole, outputs = stack.outputs(lambda: run(model))
+    whole, calls = stack.calls(lambda: run(model))
     inner = stack.layers[0].forward
-    with stack.above(0, outputs[0]):
+    with stack.above(0, calls[0].output):
         assert torch.equal(run(model), whole)
     assert stack.layers[0].forward == inner
     assert stack.faithful(lambda: run(model))
@@ -59,13 +59,12 @@ def test_ablations_of_one_layer_are_finished_in_one_batch(name: str) -> None:
     model, ids = family_model(name), batch()
     view, stack = ExpertView.of(model), stack_of(model)
     at = LayerStack.index(model, view.names[0])
-    _, below = stack.outputs(lambda: run(model))
+    _, calls = stack.calls(lambda: run(model))
     made, plain = [], []
     for expert in (0, 3):
         with view.without([ExpertId(0, expert)]):
             plain.append(run(model))
-            with stack.above(at - 1, below[at - 1]):
-                made.append(stack.output(at, lambda: run(model)))
+            made.append(stack.again(0, at, calls))
     with stack.above(at, joined(made)):
         together = run(model, ids.repeat(2, 1))
     assert torch.allclose(together, torch.cat(plain), rtol=1e-4, atol=1e-5)
@@ -77,9 +76,11 @@ def test_a_decoder_of_moe_core_can_be_cut_too() -> None:
     texts = victim.batch(["a fine film", "the plot"], torch.tensor([1, 0]))
     model, stack = victim.model, stack_of(victim.model)
     assert stack.faithful(lambda: model(texts.ids_BT, texts.lengths_B).logits)
-    first = stack.output(0, lambda: model(texts.ids_BT, texts.lengths_B))
-    both = joined([first, first])
-    assert torch.equal(both[0], first[0].repeat(2, 1, 1))
+    _, calls = stack.calls(lambda: model(texts.ids_BT, texts.lengths_B))
+    last = len(stack.layers) - 1
+    assert torch.equal(stack.again(0, last, calls)[0], calls[last].output[0])
+    first = calls[0].output
+    assert torch.equal(joined([first, first])[0], first[0].repeat(2, 1, 1))
 
 
 def test_a_model_whose_layers_hand_on_more_is_found_out() -> None:
@@ -91,9 +92,3 @@ def test_modules_of_several_lists_or_of_none_have_no_stack() -> None:
     switch = family_model("switch")
     assert LayerStack.of(switch, ExpertView.of(switch).names) is None
     assert LayerStack.of(nn.Sequential(nn.Linear(2, 2)), ["0"]) is None
-
-
-def test_a_pass_that_passes_a_layer_by_is_an_error() -> None:
-    stack = LayerStack([nn.Linear(2, 2)])
-    with pytest.raises(ValueError, match="never reached layer 0 of 1"):
-        stack.output(0, lambda: None)
