@@ -83,7 +83,8 @@ def _pieces(index: Tensor, features: Features) -> tuple[Tensor, ...]:
     values = features.values[index]
     longest = int((values != PAD).sum(-1).max())
     tokens = longest * values[0, ..., 0].numel()
-    return index.split(max(TOKENS_AT_ONCE // tokens, 1))
+    pieces: tuple[Tensor, ...] = index.split(max(TOKENS_AT_ONCE // tokens, 1))
+    return pieces
 
 
 def _diverged(step: int, lr: float) -> AuditError:
