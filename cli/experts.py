@@ -79,7 +79,7 @@ def _rows(settings: ScanConfig, path: Path | None) -> Iterator[Callable[[rows.Ro
         return
     session.required(settings.inputs.source, "--inputs", "inputs.source")
     belongs_to = {"suspect": settings.model.source, "inputs": settings.inputs.source}
-    with rows.open_rows(outputs.Target("json", path), belongs_to=belongs_to, resume=False) as out:
+    with rows.open_rows(outputs.Target("json", path), belongs_to=belongs_to, resume=None) as out:
         yield out.write
 
 

@@ -104,11 +104,14 @@ class Rows:
 
 
 @contextmanager
-def open_rows(target: outputs.Target, *, belongs_to: Identity, resume: bool) -> Iterator[Rows]:
+def open_rows(
+    target: outputs.Target, *, belongs_to: Identity, resume: bool | None
+) -> Iterator[Rows]:
     """Open stdout or a file for rows.
 
     Args:
         belongs_to: must be the same when a run is resumed.
+        resume: None for a command that cannot.
     Raises:
         ConfigError: there is something else to resume, or nowhere to resume.
     """
@@ -123,7 +126,9 @@ def open_rows(target: outputs.Target, *, belongs_to: Identity, resume: bool) -> 
 
 
 @contextmanager
-def _open_file(path: Path, format: str, belongs_to: Identity, resume: bool) -> Iterator[Rows]:
+def _open_file(
+    path: Path, format: str, belongs_to: Identity, resume: bool | None
+) -> Iterator[Rows]:
     partial = path.with_name(f"{path.name}.partial")
     label = path.with_name(f"{path.name}.run.json")
     if resume and path.exists() and not partial.exists():
@@ -134,10 +139,13 @@ def _open_file(path: Path, format: str, belongs_to: Identity, resume: bool) -> I
         partial.write_text(HEADERS[format], encoding="utf-8")
         outputs.write_atomically(label, json.dumps(belongs_to) + "\n")
     with partial.open("a", encoding="utf-8", buffering=1) as file:
+        rows = Rows(file.write, format, kept)
         try:
-            yield Rows(file.write, format, kept)
+            yield rows
         except BaseException:
-            log.warning("the rows so far are in %s; --resume goes on from there", partial)
+            if rows.tally.rows:
+                hint = "" if resume is None else "; --resume goes on from there"
+                log.warning("the rows so far are in %s%s", partial, hint)
             raise
         os.fsync(file.fileno())
     partial.replace(path)

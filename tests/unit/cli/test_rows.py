@@ -19,7 +19,7 @@ def row(number: int) -> dict[str, Any]:
 
 
 def score(
-    target: Target, stop: int, *, total: int = 5, resume: bool = False, **identity: str
+    target: Target, stop: int, *, total: int = 5, resume: bool | None = False, **identity: str
 ) -> int:
     """Score inputs up to ``stop``, like a run that is interrupted there; how many it skipped."""
     with open_rows(target, belongs_to={**IDENTITY, **identity}, resume=resume) as rows:
@@ -158,3 +158,16 @@ def test_a_header_that_was_cut_off_is_written_again(tmp_path: Path) -> None:
     partial.write_bytes(partial.read_bytes()[:5])
     assert score(target, stop=9, resume=True) == 0
     assert ids(tmp_path / "out", "csv") == [f"{number}.png" for number in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("resume", "stop", "said"),
+    [(False, 3, "--resume goes on from there"), (None, 3, "out.partial"), (False, 0, "")],
+)
+def test_an_interrupted_run_says_what_is_left_and_how_to_go_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, resume: bool | None, stop: int, said: str
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        score(Target("json", tmp_path / "out"), stop=stop, resume=resume)
+    assert caplog.text.rstrip().endswith(said)
+    assert bool(caplog.records) is bool(stop)
