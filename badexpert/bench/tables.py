@@ -54,9 +54,8 @@ def _preface(results: Results) -> str:
 
 
 def _of_size(cells: Sequence[Cell], detectors: Sequence[str]) -> Iterator[str]:
-    by_detector = {
-        name: [cell for cell in cells if cell.place.detector == name] for name in detectors
-    }
+    each = {name: [cell for cell in cells if cell.place.detector == name] for name in detectors}
+    by_detector = {name: mine for name, mine in each.items() if mine}
     yield _table_of_detectors(by_detector, ACCURACY)
     backdoored, twins = (
         {
