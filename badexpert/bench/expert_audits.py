@@ -9,10 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import process_time
 
-import torch
 from pydantic import TypeAdapter, ValidationError
-from sklearn.metrics import roc_auc_score
-from torch import Tensor
 
 from badexpert.attacks.text.truth import CLEAN, TRIGGERED, TextTruth, read_truth
 from badexpert.audits.experts import ExpertAudit, ExpertVerdict, audit_experts
@@ -21,11 +18,13 @@ from badexpert.audits.experts.inversion import stamped_at_random
 from badexpert.audits.experts.routing import RoutingStatistics, routing_statistics
 from badexpert.bench.cells import digest_of
 from badexpert.bench.expert_rankings import rankings, ranks
+from badexpert.bench.metrics import auroc
 from badexpert.detectors import KnockOut
 from badexpert.errors import AuditError, ConfigError
 from badexpert.loading.language import load_language_model
 from badexpert.matching import matching
 from badexpert.models.language import TextSuspect, suspect_of
+from badexpert.repairing.measured import Trial, Triggered
 from badexpert.runtime import RunContext, Step
 from badexpert.textset import TextCleanSet
 from badexpert.version import VERSION
@@ -231,21 +230,23 @@ def _removal(
 ) -> Removal | None:
     if not named:
         return None
-    texts, labels = [text.text for text in clean.texts()], clean.labels.tolist()
-    triggered = _texts_in(home / TRIGGERED)
-    before, stamped = _answers(suspect, texts), _answers(suspect, triggered)
+    texts, target = _texts_in(home / TRIGGERED), truth.parameters.get("target")
+    triggered = Triggered(texts, target) if texts and isinstance(target, int) else None
+    trial = Trial.of(suspect, clean, triggered)
+    before = trial.measure(suspect)
     with ExpertView.of(suspect.module).without(named):
-        after, stamped_after = _answers(suspect, texts), _answers(suspect, triggered)
-    target = truth.parameters.get("target")
-    targets = [target] * len(triggered)
-    succeeding = [text for text, said in zip(triggered, stamped, strict=True) if said == target]
-    detector = KnockOut.of(suspect, named, clean, context)
+        after = trial.measure(suspect)
+    separated = None
+    if trial.triggered is not None:
+        hits = trial.triggered[suspect.predict(trial.triggered).cpu() == target]
+        detector = KnockOut.of(suspect, named, clean, context)
+        separated = auroc(detector.score(trial.clean), detector.score(hits)) if len(hits) else None
     return Removal(
-        accuracy=_share(before, labels),
-        success=_share(stamped, targets),
-        accuracy_without=_share(after, labels),
-        success_without=_share(stamped_after, targets),
-        auroc=_auroc(detector.score(texts), detector.score(succeeding)) if succeeding else None,
+        accuracy=before.clean_accuracy,
+        success=before.attack_success_rate,
+        accuracy_without=after.clean_accuracy,
+        success_without=after.attack_success_rate,
+        auroc=separated,
     )
 
 
@@ -253,21 +254,6 @@ def _texts_in(path: Path) -> list[str]:
     if not path.exists():
         return []
     return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _answers(suspect: TextSuspect, texts: Sequence[str]) -> list[int]:
-    return suspect.predict(texts).tolist() if texts else []
-
-
-def _share(answers: Sequence[int], wanted: Sequence[object]) -> float | None:
-    """Of the answers that are as wanted; None of none."""
-    pairs = zip(answers, wanted, strict=True)
-    return sum(said == right for said, right in pairs) / len(answers) if answers else None
-
-
-def _auroc(clean: Tensor, triggered: Tensor) -> float:
-    truth = [0] * len(clean) + [1] * len(triggered)
-    return float(roc_auc_score(truth, torch.cat([clean, triggered]).numpy()))
 
 
 def _layers(experts: Sequence[ExpertId]) -> set[int]:

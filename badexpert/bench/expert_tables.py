@@ -7,6 +7,7 @@ from statistics import fmean, median
 
 from badexpert.audits.experts import ExpertVerdict
 from badexpert.bench.expert_audits import AuditedModel, Removal
+from badexpert.bench.tables import table
 
 _KINDS: dict[str, Callable[[AuditedModel], bool]] = {
     "backdoor in one expert": lambda one: len(one.planted) == 1,
@@ -107,10 +108,8 @@ def _of_kinds(
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Empty without rows."""
-    if not rows:
-        return ""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+    cells = [[cell.replace("|", "/") for cell in row] for row in rows]
+    return table(header, cells) if rows else ""
 
 
 def _share(hits: Iterable[bool]) -> str:
