@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -221,6 +221,11 @@ class GenerationSuspect(TextSuspect):
             if token in self._model.end_tokens:
                 return tokens[: at + 1]
         return tokens
+
+
+def is_text_classifier(suspect: object) -> TypeGuard[TextSuspect]:
+    """Whether a suspect answers texts with classes, by a head or by label words."""
+    return isinstance(suspect, TextSuspect) and not isinstance(suspect, GenerationSuspect)
 
 
 def suspect_of(model: LanguageModel, reading: TextReading) -> TextSuspect:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from badexpert.errors import AuditError, ConfigError
-from badexpert.models.language import GenerationSuspect, TextSuspect
+from badexpert.models.language import TextSuspect, is_text_classifier
 from badexpert.sources.texts import TextSource, open_texts
 from badexpert.suspect import Suspect
 from badexpert.textset import CleanSamples, TextCleanSet
@@ -125,7 +125,7 @@ def classifier_of_texts(suspect: Suspect) -> TextSuspect:
     Raises:
         AuditError: it is another kind of model.
     """
-    if not isinstance(suspect, TextSuspect) or isinstance(suspect, GenerationSuspect):
+    if not is_text_classifier(suspect):
         raise AuditError(
             f"{suspect.origin.source} is no classifier of texts, and repairs are measured by "
             "classes; give a language model with label words or a head of classes"

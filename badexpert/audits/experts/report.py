@@ -24,7 +24,7 @@ from badexpert.inspection_report import (
     inspected,
     structure_facts,
 )
-from badexpert.models.language import GenerationSuspect, LanguageModel, TextSuspect
+from badexpert.models.language import LanguageModel, TextSuspect, is_text_classifier
 from badexpert.rules import DECISIVE, EXPERT_BACKDOOR, WIDESPREAD_BACKDOOR
 from badexpert.runtime import RunContext
 from badexpert.settings import to_json
@@ -40,10 +40,8 @@ class ExpertsAudit:
 
     def applies(self, suspect: Suspect) -> bool:
         """Classifiers of texts with anything that is called experts."""
-        return (
-            isinstance(suspect, TextSuspect)
-            and not isinstance(suspect, GenerationSuspect)
-            and any(name.endswith("experts") for name, _ in suspect.module.named_modules())
+        return is_text_classifier(suspect) and any(
+            name.endswith("experts") for name, _ in suspect.module.named_modules()
         )
 
     def run(
@@ -260,11 +258,7 @@ def _rounded(values: Any, digits: int = 4) -> list[float]:
 
 
 def _as_texts(suspect: Suspect, clean: CleanSamples) -> tuple[TextSuspect, TextCleanSet]:
-    if (
-        not isinstance(suspect, TextSuspect)
-        or isinstance(suspect, GenerationSuspect)
-        or not isinstance(clean, TextCleanSet)
-    ):
+    if not is_text_classifier(suspect) or not isinstance(clean, TextCleanSet):
         raise AuditError(
             f"{suspect.origin.source} is no classifier of texts, and experts are audited by "
             "classes; give a language model with label words or a head of classes"
