@@ -96,9 +96,9 @@ class TransformersBackbone(Backbone):
     def last_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
         if self.num_classes is not None:
             return self._class_logits(ids, lengths)
-        positions, row_position = torch.unique(lengths - 1, return_inverse=True)
-        logits = self._logits(ids, lengths, positions)
-        return logits[torch.arange(len(ids), device=ids.device), row_position]
+        with _given_only_last(self.module.get_output_embeddings(), lengths):
+            logits: Tensor = self._run(ids, lengths).logits
+        return logits[:, 0]
 
     def token_logits(self, ids: Tensor, lengths: Tensor, first: int) -> Tensor:
         return self._logits(ids, lengths, torch.arange(first, ids.shape[1], device=ids.device))
@@ -148,6 +148,24 @@ class TransformersBackbone(Backbone):
     def _run(self, ids: Tensor, lengths: Tensor, **options: Any) -> Any:
         mask = _mask(ids, lengths).long()
         return self.module(input_ids=ids, attention_mask=mask, **options)
+
+
+@contextmanager
+def _given_only_last(head: nn.Module, lengths: Tensor) -> Iterator[None]:
+    """Inside, a head gets the state of each row's last token alone, since a vocabulary is large.
+
+    What the model makes of its logits then (scales, caps) is its own code.
+    """
+
+    def narrowed(_head: nn.Module, states: tuple[Tensor]) -> tuple[Tensor]:
+        rows = torch.arange(len(lengths), device=lengths.device)
+        return (states[0][rows, lengths - 1].unsqueeze(1),)
+
+    hook = head.register_forward_pre_hook(narrowed)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _mask(ids: Tensor, lengths: Tensor) -> Tensor:
