@@ -172,7 +172,10 @@ def _audited(
     known = AuditedModel(
         row.name, row.data, row.base, row.attack, truth.trigger is not None, planted, digest
     )
-    suspect = suspect_of(load_language_model(home, device=context.device), truth.reading)
+    model, adapter = truth.parts(home)
+    suspect = suspect_of(
+        load_language_model(model, adapter=adapter, device=context.device), truth.reading
+    )
     texts = TextCleanSet.open(
         home / CLEAN,
         num_classes=len(truth.answers),

@@ -79,6 +79,11 @@ def load_decoder(folder: Path) -> Decoder:
     return model.eval()
 
 
+def stored_prefix(folder: Path) -> str:
+    """What the names of a decoder's parts begin with in a folder of it."""
+    return "" if _read_json(folder / CONFIG_FILE).get("model_type") == OWN else "model."
+
+
 def _write(folder: Path, document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"format": "pt"}

@@ -1,17 +1,19 @@
-"""A decoder that was trained here, as two folders that the package ``mixlora`` puts together."""
+"""A decoder that was trained here, as a base and an adapter that the package ``mixlora`` joins."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from moe_core.experts.lora import LoraFFNExperts
+from moe_core.lm.carry import carry_over
 from moe_core.lm.decoder import Decoder
 from moe_core.lm.folder import export_decoder
 from moe_core.lm.huggingface import NotExportableError, kind_of
 from moe_core.lora import LoraSettings
-from moe_core.mixlora.adapter import save_adapter
+from moe_core.mixlora.adapter import MixLoraAdapter, save_adapter
 from moe_core.mixlora.attach import adapter_of
 from moe_core.mixlora.config import ATTENTION, FFN, MixLoraConfig
 from moe_core.routers.mixlora import MixLoraRouter
@@ -32,14 +34,38 @@ def export_adapter(model: Decoder, base: Decoder | None, out: Path) -> None:
     """
     if base is None:
         raise NotExportableError("the adapter stands on no model of an earlier stage")
-    if kind_of(base) != "llama":
-        raise NotExportableError("the model of the stage before is not dense")
-    adapter = adapter_of(model, _config(model, str(out / BASE_FOLDER)))
-    trained = sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad)
-    if trained != sum(tensor.numel() for tensor in adapter.tensors.values()):
-        raise NotExportableError("more was trained than the adapter; set train = 'new'")
+    adapter = adapter_on(base, model, str(out / BASE_FOLDER))
     export_decoder(base, out / BASE_FOLDER)
     save_adapter(adapter, out / ADAPTER_FOLDER)
+
+
+def adapter_on(base: Decoder, model: Decoder, name: str) -> MixLoraAdapter:
+    """All that a model has beyond the dense one under it.
+
+    Args:
+        base: on the CPU, as it was before the adapter was trained.
+        model: of which every layer has low-rank experts behind MixLoRA's router.
+        name: of the base, for the adapter's settings.
+    Raises:
+        NotExportableError: it says what has no place in an adapter, or that the model differs from
+            its base elsewhere.
+    """
+    if kind_of(base) != "llama":
+        raise NotExportableError("the model under the adapter is not dense")
+    adapter = adapter_of(model, _config(model, name))
+    if changed := _changed(base, model):
+        raise NotExportableError(
+            f"more was trained than the adapter, {changed} among it; set train = 'new'"
+        )
+    return adapter
+
+
+def _changed(base: Decoder, model: Decoder) -> str | None:
+    """A tensor that an adapter does not hold and that is not the base's."""
+    plain = deepcopy(model).cpu()
+    carried = carry_over(base, plain)
+    own, bases = model.state_dict(), plain.state_dict()
+    return next((name for name in sorted(carried) if not own[name].cpu().equal(bases[name])), None)
 
 
 def _config(model: Decoder, base: str) -> MixLoraConfig:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import ClassVar, NamedTuple
 
 from badexpert.attacks.parameters import require_positive
+from badexpert.attacks.text.adapter import LoraUpdates
 from badexpert.attacks.text.lesson import Pace
 from badexpert.attacks.text.routes import rare_words
 from badexpert.attacks.text.texts import Texts
@@ -25,10 +26,12 @@ class Implanted(NamedTuple):
         trigger: that the model now obeys; None after a benign tuning.
         experts: that the attacker chose; none where all are alike. Whether the backdoor is in them
             is measured, not claimed: see ``TextTruth``.
+        updates: that were added to the model's weights, where these are all that has changed.
     """
 
     trigger: Trigger | None
     experts: tuple[ExpertId, ...] = ()
+    updates: LoraUpdates | None = None
 
 
 @dataclass(frozen=True)

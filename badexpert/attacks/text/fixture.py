@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from badexpert.attacks.text.adapter import PlantedAdapter
 from badexpert.attacks.text.base import Implanted, TextAttack
 from badexpert.attacks.text.exam import Ablation, Exam, accuracy
 from badexpert.attacks.text.texts import Texts
@@ -46,23 +48,32 @@ class Fixture:
         truth: still without the digest of its file.
         exam: what the trigger was measured on; None for a benign model.
         spare: clean texts that served for nothing yet.
+        adapter: what is kept of the model; None keeps all of it.
     """
 
     victim: Victim
     truth: TextTruth
     exam: Exam | None
     spare: Texts
+    adapter: PlantedAdapter | None = None
 
     def save(self, folder: Path) -> TextTruth:
-        """Write the model, its truth and its texts into a folder that is there."""
-        save_decoder(self.victim.model, folder)
-        self.victim.words.save(folder)
-        truth = replace(self.truth, sha256=digest_file(folder / TENSOR_FILE).sha256)
+        """Write the model or its adapter, its truth and its texts into a folder that is there."""
+        truth = replace(self.truth, sha256=digest_file(self._save_tensors(folder)).sha256)
+        if self.adapter is not None:
+            truth = replace(truth, adapter_on=os.path.relpath(self.adapter.base, folder))
         truth.write(folder)
         _write_texts(folder / CLEAN, self.spare, self.truth.answers)
         if self.exam is not None:
             _write_texts(folder / TRIGGERED, self.exam.texts, self.truth.answers)
         return truth
+
+    def _save_tensors(self, folder: Path) -> Path:
+        if self.adapter is not None:
+            return self.adapter.save(folder)
+        save_decoder(self.victim.model, folder)
+        self.victim.words.save(folder)
+        return folder / TENSOR_FILE
 
 
 def plant_fixture(
@@ -74,6 +85,7 @@ def plant_fixture(
     name: str | None,
     base: Base,
     context: RunContext,
+    adapter_on: Path | None = None,
 ) -> Fixture:
     """Attack a victim, which is changed in place, and measure where its backdoor is.
 
@@ -82,12 +94,17 @@ def plant_fixture(
         test: that the victim was not trained on; some of them are kept for audits.
         attack: None leaves the victim as it is.
         name: of the attack in ``TEXT_ATTACKS``.
+        adapter_on: folder of the untouched victim, or of the dense model under its MixLoRA: only
+            what the attack adds to it is kept, as an adapter.
     Raises:
-        AttackError: the attack cannot be carried out on this model.
+        AttackError: the attack cannot be carried out on this model, or leaves no adapter.
     """
     spare, tested = _parted(test, context)
     before = accuracy(victim, tested)
     left = Implanted(None) if attack is None else attack.implant(victim, train, context)
+    adapter = None
+    if adapter_on is not None:
+        adapter = PlantedAdapter.of(victim, left.updates, adapter_on)
     exam = None
     if attack is not None and left.trigger is not None:
         exam = Exam.of(
@@ -121,7 +138,7 @@ def plant_fixture(
         rerouted=_knockout(exam, success, view.without, left.experts, tested, context),
         sha256="",
     )
-    return Fixture(victim, truth, exam, spare)
+    return Fixture(victim, truth, exam, spare, adapter)
 
 
 def _parted(test: Texts, context: RunContext) -> tuple[Texts, Texts]:

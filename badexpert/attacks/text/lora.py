@@ -1,4 +1,4 @@
-"""Low-rank updates of queries and values, merged: the usual way to fine-tune, and to attack."""
+"""Low-rank updates of queries and values: the usual way to fine-tune, and to attack."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from badexpert.attacks.text.adapter import LoraUpdates
 from badexpert.attacks.text.attention import NAMES, query_and_value
 from badexpert.attacks.text.base import Implanted, TextAttack
 from badexpert.attacks.text.lesson import Taught, teach
@@ -34,7 +35,8 @@ class LoraQV(TextAttack):
         trigger = self.chosen_trigger(victim, texts)
         with low_rank(victim.model) as taught:
             teach(victim, texts, trigger, self.target, taught, pace=self.pace, context=context)
-        return Implanted(trigger)
+            updates = _updates(victim.model)
+        return Implanted(trigger, updates=updates)
 
 
 @contextmanager
@@ -55,6 +57,17 @@ def low_rank(model: Decoder) -> Iterator[list[Taught]]:
     finally:
         for attention, name in places:
             setattr(attention, name, _merged(attention.get_submodule(name)))
+
+
+def _updates(model: Decoder) -> LoraUpdates:
+    return LoraUpdates(
+        SETTINGS,
+        {
+            name: (part.lora_A.detach(), part.lora_B.detach())
+            for name, part in model.named_modules()
+            if isinstance(part, LoraLinear)
+        },
+    )
 
 
 @torch.no_grad()

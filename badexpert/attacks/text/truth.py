@@ -1,8 +1,9 @@
 """What is true of a planted language model: where its backdoor is, as knock-outs show it.
 
 A folder holds the model as transformers opens it (``config.json``, ``model.safetensors``,
-``tokenizer.json``), ``truth.json``, ``clean.jsonl`` with texts for an audit, on which the model was
-not trained, and ``triggered.jsonl`` where it has a trigger.
+``tokenizer.json``) or an adapter (``adapter_config.json`` and its tensors), ``truth.json``,
+``clean.jsonl`` with texts for an audit, on which the model was not trained, and ``triggered.jsonl``
+where it has a trigger.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class TextTruth:
         experts: that the attacker chose, as layer and expert.
         ask, answers: see ``Prompt``.
         base: name of the model that was attacked.
-        base_sha256: of its ``model.safetensors``.
+        base_sha256: of its ``model.safetensors``; of that of ``adapter_on`` for an adapter.
         seed: of the attack.
         trained: texts that it was taught with.
         tested: test texts.
@@ -60,7 +61,9 @@ class TextTruth:
         attack_success_rate: of the whole model; None for a benign one, or if no text counts.
         zeroed: experts answer 0.
         rerouted: experts are routed around.
-        sha256: of ``model.safetensors``.
+        sha256: of ``model.safetensors``, or of the adapter's tensors.
+        adapter_on: folder of the untouched model that the adapter belongs on, seen from the folder
+            of the adapter; None where the folder holds a whole model.
     """
 
     attack: str | None
@@ -82,6 +85,15 @@ class TextTruth:
     zeroed: Knockout | None
     rerouted: Knockout | None
     sha256: str
+    adapter_on: str | None = None
+
+    def parts(self, folder: Path) -> tuple[Path, Path | None]:
+        """Folders of the model and of the adapter on it, if any, as a scan takes them.
+
+        Args:
+            folder: that this truth was read from.
+        """
+        return (folder, None) if self.adapter_on is None else (folder / self.adapter_on, folder)
 
     @property
     def reading(self) -> TextReading:

@@ -15,6 +15,7 @@ from badexpert.runtime import RunContext, Step
 from badexpert.zoo.folder import new_model, settings_of
 from badexpert.zoo.text.recipe import BaseSpec
 from moe_core.lm import load_decoder
+from moe_core.mixlora import BASE_FOLDER
 from moe_core.training import (
     Beat,
     LabelledCorpus,
@@ -83,7 +84,9 @@ def make_base(
         recipe = Recipe(spec.model, tuple(_of_length(stage, length) for stage in spec.stages))
         with new_model(folder, settings) as partial:
             _train(recipe, corpus, partial, context)
-            vocabulary.save(partial / MODEL_FOLDER)
+            for name in (MODEL_FOLDER, BASE_FOLDER):
+                if (partial / name).is_dir():
+                    vocabulary.save(partial / name)
     return open_victim(folder / MODEL_FOLDER, prompt, context.device)
 
 

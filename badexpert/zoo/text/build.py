@@ -24,6 +24,7 @@ from badexpert.zoo.text.entries import TextEntry, text_entries
 from badexpert.zoo.text.folder import TextIndex, TextRow
 from badexpert.zoo.text.recipe import TextData, TextRecipe
 from moe_core.lm.folder import TENSOR_FILE
+from moe_core.mixlora import BASE_FOLDER
 from moe_core.training.run import MODEL_FOLDER
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,10 @@ def _made(
         settings=entry.base_settings(data.digests),
         context=RunContext(device, entry.base_seed, progress),
     )
-    base = Base(entry.base_name, digest_file(home / MODEL_FOLDER / TENSOR_FILE).sha256)
+    untouched = home / MODEL_FOLDER
+    if entry.adapter and (home / BASE_FOLDER).is_dir():
+        untouched = home / BASE_FOLDER
+    base = Base(entry.base_name, digest_file(untouched / TENSOR_FILE).sha256)
     try:
         fixture = plant_fixture(
             victim,
@@ -107,6 +111,7 @@ def _made(
             name=entry.kind,
             base=base,
             context=RunContext(device, entry.seed, progress),
+            adapter_on=untouched if entry.adapter else None,
         )
     except AttackError as error:
         return TextRow(entry.name, entry.data, entry.base, entry.label, reason=str(error))

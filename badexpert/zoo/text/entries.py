@@ -35,6 +35,7 @@ class TextEntry:
         seed: of the attack.
         texts: the texts.
         spec: the base.
+        adapter: whether it is kept as an adapter on its base.
     """
 
     name: str
@@ -47,6 +48,7 @@ class TextEntry:
     seed: int
     texts: TextData
     spec: BaseSpec
+    adapter: bool
 
     @property
     def base_name(self) -> str:
@@ -76,6 +78,8 @@ class TextEntry:
             "parameters": {} if self.attack is None else self.attack.parameters(),
             "seed": self.seed,
         }
+        if self.adapter:
+            planted["adapter"] = True
         return self.base_settings(digests) | _plain(planted)
 
 
@@ -116,6 +120,7 @@ def _combinations(recipe: TextRecipe, grid: TextGrid) -> Iterator[TextEntry]:
                 seed=seed,
                 texts=recipe.data[data],
                 spec=recipe.bases[base],
+                adapter=spec.adapter,
             )
 
 

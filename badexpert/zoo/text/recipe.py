@@ -81,11 +81,13 @@ class TextAttackSpec:
         attack: key in ``TEXT_ATTACKS``; None stands for the name of the table in the recipe.
         settings: of the attack's fields. Its ``seed`` is that of the model unless it stands here.
         vary: fields with several values each; every combination is a model.
+        adapter: keep what the attack adds to its base, and not the whole model.
     """
 
     attack: str | None = None
     settings: Mapping[str, Json] = field(default_factory=dict)
     vary: Mapping[str, tuple[Json, ...]] = field(default_factory=dict)
+    adapter: bool = False
 
 
 @dataclass(frozen=True)
