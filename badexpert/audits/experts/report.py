@@ -154,7 +154,7 @@ def _local(audit: ExpertAudit, judged: Judged, attribution: Attribution) -> Find
         f"{_found(judged)}; without {' and '.join(names)} it loses {attribution.loss:.2f} of "
         f"that, without any other experts {attribution.runner_up:.2f} at most",
         subject=", ".join(names),
-        score=attribution.loss,
+        score=judged.trigger.success,
         threshold=TRIGGER_FOUND,
         evidence=_words(judged),
     )

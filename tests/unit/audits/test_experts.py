@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -9,11 +10,15 @@ import pytest
 
 from badexpert.attacks.text import CausalLock, SharedExpert, TextAttack
 from badexpert.audits import AUDITS
-from badexpert.audits.experts import ExpertVerdict, audit_experts
+from badexpert.audits.experts import ExpertVerdict, audit_experts, experts_report
+from badexpert.audits.experts.verdict import TRIGGER_FOUND
+from badexpert.config import ScanConfig
 from badexpert.errors import AuditError
 from badexpert.findings import AuditState, AuditStatus, Finding
+from badexpert.report import FORMATS
 from badexpert.runtime import RunContext
 from badexpert.textset import TextCleanSet
+from badexpert_cli import text
 from tests.attacked_victims import (
     EVERYWHERE,
     LOCK,
@@ -132,6 +137,22 @@ def test_the_finding_names_expert_words_and_numbers() -> None:
     assert of_class["words"] in finding.message
     assert len(of_class["loss_without_each_expert"]) == 2
     assert len(status.evidence["usage"][0]) == 4
+
+
+@pytest.mark.parametrize("attack", [LOCK, EVERYWHERE], ids=str)
+def test_every_format_shows_the_success_of_the_words_beside_what_it_must_reach(
+    attack: TextAttack,
+) -> None:
+    report = experts_report(attacked(attack)[0], clean(), config=ScanConfig(), context=RunContext())
+    [judged] = [one for one in audited(attack).judged if one.attribution]
+    numbers = (judged.trigger.success, TRIGGER_FOUND)
+    [finding] = json.loads(FORMATS["json"](report))["findings"]
+    assert (finding["score"], finding["threshold"]) == pytest.approx(numbers, abs=1e-4)
+    [run] = json.loads(FORMATS["sarif"](report))["runs"]
+    properties = run["results"][0]["properties"]
+    assert (properties["score"], properties["threshold"]) == pytest.approx(numbers, abs=1e-4)
+    shown = text.to_string(text.report_content(report), terminal=False)
+    assert f"score {finding['score']:.4g}, threshold 0.85" in shown
 
 
 def test_the_same_seed_gives_the_same_audit() -> None:
