@@ -5,6 +5,7 @@ Run with transformers 5.17.0 and 5.23.0.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,13 @@ would take memory that nothing fills."""
 
 _IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 """Settings that may name a kernel on the hub, which is code."""
+
+_FLOAT = "__float__"
+_FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
+"""JSON has no such numbers; transformers 5 writes ``{"__float__": "Infinity"}`` in their place."""
+
+_LEVELS = 32
+"""Of a configuration within another, far more than any model has."""
 
 _LAYERS = re.compile(r"(n|num)_(\w+_)?layers?|(encoder|decoder)_layers")
 """Keys of how many layers there are, each of which has tensors of its own."""
@@ -55,6 +63,7 @@ def build_module(
             "the weights are quantised (quantization_config), and cannot be tuned. Give the "
             "original ones"
         )
+    document = _numbered(document)
     _refuse_endless(document, len(tensors))
     with quiet(import_transformers()) as transformers:
         config = _configuration(transformers, document)
@@ -77,6 +86,22 @@ def build_module(
     )
     built: nn.Module = module
     return built
+
+
+def _numbered(value: Any, levels: int = _LEVELS) -> Any:
+    """With numbers in place of what stands for them."""
+    if not isinstance(value, list | Mapping):
+        return value
+    if not levels:
+        raise ModelLoadError(
+            f"config.json is nested too deeply, in more than {_LEVELS} levels. The file is "
+            "damaged or hostile"
+        )
+    if isinstance(value, list):
+        return [_numbered(item, levels - 1) for item in value]
+    if value.keys() == {_FLOAT} and isinstance(name := value[_FLOAT], str) and name in _FLOATS:
+        return _FLOATS[name]
+    return {key: _numbered(item, levels - 1) for key, item in value.items()}
 
 
 def _configuration(transformers: Any, document: Mapping[str, Any]) -> Any:

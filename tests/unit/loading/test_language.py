@@ -26,6 +26,7 @@ from tests.small_language_models import (
 
 IDS = torch.tensor([[3, 4, 5, 6]])
 LENGTHS = torch.tensor([4])
+INFINITE = {"__float__": "Infinity"}
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
@@ -52,6 +53,19 @@ def test_experts_that_lie_apart_on_disk_are_put_together(kind: str, tmp_path: Pa
     ours = model.backbone.last_logits(IDS, LENGTHS)
     torch.testing.assert_close(ours, theirs(IDS).logits[:, -1], rtol=0, atol=1e-5)
     assert model.origin.architecture == f"transformers:{type(theirs).__name__}"
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [(INFINITE, float("inf")), ({"__float__": "-Infinity"}, float("-inf")), (7.5, 7.5)],
+)
+def test_numbers_that_json_lacks_are_read_as_transformers_writes_them(
+    folder: Path, said: object, meant: float
+) -> None:
+    edit(folder / CONFIG, router_limits={"each": [0.0, said]}, unlike={"__float__": "os.system"})
+    config = load_language_model(folder).backbone.module.config
+    assert config.router_limits == {"each": [0.0, meant]}
+    assert config.unlike == {"__float__": "os.system"}
 
 
 def test_weights_keep_their_type(tmp_path: Path) -> None:
@@ -179,6 +193,10 @@ def ask_for_code(folder: Path) -> None:
     edit(folder / CONFIG, auto_map={"AutoModelForCausalLM": "evil.Net"})
 
 
+def nested(depth: int) -> list[object]:
+    return [nested(depth - 1)] if depth else []
+
+
 def drop_a_tensor(folder: Path) -> None:
     tensors = load_file(folder / WEIGHTS)
     tensors.pop("model.norm.weight")
@@ -211,6 +229,9 @@ def poison_with_nan(folder: Path) -> None:
             "Export the model with its head",
         ),
         (lambda f: edit(f / CONFIG, num_hidden_layers=10**9), "num_hidden_layers is 1000000000"),
+        (lambda f: edit(f / CONFIG, num_hidden_layers=INFINITE), "num_hidden_layers is inf"),
+        (lambda f: edit(f / CONFIG, hidden_size=INFINITE), "no configuration of llama"),
+        (lambda f: edit(f / CONFIG, extra=nested(800)), "is nested too deeply"),
         (lambda f: edit(f / CONFIG, vocab_size=10**9), "announces 32,0"),
         (lambda f: edit(f / CONFIG, hidden_size="wide"), "no configuration of llama"),
         (lambda f: edit(f / CONFIG, hidden_size=24), "do not fit LlamaForCausalLM"),
