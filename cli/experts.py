@@ -37,6 +37,15 @@ def experts(
             help="File for a row an input, as JSON lines, as from 'detect'.",
         ),
     ] = None,
+    experts: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=options.DATA,
+            metavar="LAYER:EXPERT[,...]",
+            help="Score inputs without these experts, whatever the audit finds; named as for "
+            "'repair'.",
+        ),
+    ] = None,
     fpr: options.Fpr = None,
     device: options.Device = None,
     seed: options.Seed = None,
@@ -66,8 +75,12 @@ def experts(
     )
     settings = session.start(flags, file=config, quiet=quiet, verbose=verbose).config
     targets = reporting.targets_of(settings.report, output)
+    if experts is not None:
+        session.required(settings.inputs.source, "--inputs", "inputs.source")
     with session.running(settings) as context, _rows(settings, scores) as sink:
-        report = _report(settings, context, base, sink)
+        report = _report(
+            settings, context, base, sink, [] if experts is None else experts.split(",")
+        )
     raise reporting.finish(report, targets, settings.report)
 
 
@@ -88,6 +101,7 @@ def _report(
     context: RunContext,
     base: Path | None,
     sink: Callable[[rows.Row], object],
+    names: list[str],
 ) -> Report:
     from badexpert.audits.experts import experts_report
     from badexpert.loading.language import load_language_model
@@ -105,6 +119,7 @@ def _report(
             context=context,
             base=reference,
             inputs=open_inputs(settings, suspect),
+            experts=names,
             sink=sink,
         ),
     )

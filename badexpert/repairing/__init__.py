@@ -3,8 +3,8 @@
 To add a way: a function in ``ways``, or a file of its own, and a line in ``WAYS``.
 """
 
+from badexpert.audits.experts.named import named_experts
 from badexpert.repairing.measured import Measured, Triggered, open_triggered
-from badexpert.repairing.named import named_experts
 from badexpert.repairing.repair import WAYS, Repair, repair, require_way
 
 __all__ = [

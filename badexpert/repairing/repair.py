@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from badexpert.audits.experts.audit import expert_view
+from badexpert.audits.experts.named import full_name, named_experts, require_siblings
 from badexpert.describe import describe_suspect, versions
-from badexpert.errors import AuditError, ConfigError
+from badexpert.errors import ConfigError
 from badexpert.findings import Json
 from badexpert.models.language import TextSuspect
 from badexpert.repairing.compressed import compress
@@ -20,12 +21,10 @@ from badexpert.repairing.measured import (
     classifier_of_texts,
     labelled_texts,
 )
-from badexpert.repairing.named import full_name, named_experts
 from badexpert.repairing.ways import average, quarantine
 from badexpert.runtime import RunContext, Step
 from badexpert.suspect import Suspect
 from badexpert.textset import CleanSamples
-from moe_core.view import ExpertId, ExpertView
 
 COMPRESSED = "compressed"
 _UNLEARNED = {"quarantine": quarantine, "mean": average}
@@ -114,7 +113,7 @@ def repair(
     suspect, clean = classifier_of_texts(suspect), labelled_texts(clean)
     view = expert_view(suspect)
     chosen = named_experts(view, experts)
-    _check_siblings(view, chosen)
+    require_siblings(view, chosen)
     fitting, measuring = clean, clean
     if way == COMPRESSED:
         fitting, measuring = clean.split(0.5, seed=context.seed_for("texts of the repair"))
@@ -145,11 +144,3 @@ def require_way(way: str) -> None:
     """
     if way not in WAYS:
         raise ConfigError(f"there is no way of repair {way!r}; choose of {', '.join(WAYS)}")
-
-
-def _check_siblings(view: ExpertView, experts: Sequence[ExpertId]) -> None:
-    for at, layer in enumerate(view.layers):
-        if sum(expert.layer == at for expert in experts) == layer.num_experts:
-            raise AuditError(
-                f"no expert of {view.names[at]} would be left; name fewer, or give the model up"
-            )

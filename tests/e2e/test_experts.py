@@ -86,6 +86,24 @@ def test_inputs_are_judged_by_the_expert_that_is_named_and_a_base_is_shown(clean
     assert f"model.layers.0.mlp.experts.{changed} " in outcome.stdout
 
 
+def test_inputs_are_judged_by_the_experts_that_the_command_names(clean: str) -> None:
+    model = str(planted(head=True, moe=True).folder)
+    Path("in.txt").write_text("a fine film\nthe dull plot")
+    command = [model, "--clean", clean, "--inputs", "in.txt", "--fpr", "0.1"]
+    command += ["--format", "json=report.json", "--experts"]
+    outcome = run(*command, "0:1,0:0")
+    assert outcome.exit_code == ExitCode.FOUND, outcome.stderr
+    report = json.loads(Path("report.json").read_text())
+    [without] = [check["evidence"] for check in report["audits"] if check["audit"] == "inputs"]
+    assert [name[-9:] for name in without["without"]] == ["experts.1", "experts.0"]
+    for names in ("0:99", ""):
+        outcome = run(*command, names)
+        assert isinstance(outcome.exception, ConfigError)
+        assert f"'{names}' is no expert of this model" in str(outcome.exception)
+    outcome = run(model, "--clean", clean, "--experts", "0:1")
+    assert "--inputs is missing" in str(outcome.exception)
+
+
 def test_a_base_of_another_build_and_scores_without_inputs_are_usage_errors(clean: str) -> None:
     model = str(planted(head=True, moe=True).folder)
     other = model_in(untrained(), folder_of("other")).origin.source

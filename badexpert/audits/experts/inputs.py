@@ -1,19 +1,20 @@
-"""Inputs whose answer hangs on the experts that the audit named."""
+"""Inputs whose answer hangs on some experts: those that the audit named, or the user did."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from badexpert.audits.experts.audit import ExpertAudit
+from badexpert.audits.experts.named import full_name
 from badexpert.config import DetectionConfig
 from badexpert.detection import InputSource, Row, calibration_of, detect
 from badexpert.detectors import KnockOut
-from badexpert.findings import AuditState, AuditStatus, Finding, InputsSummary
+from badexpert.findings import AuditState, AuditStatus, Finding, InputsSummary, Json
 from badexpert.flagged import AUDIT, Excess, Flagged, inputs_status
 from badexpert.models.language import TextSuspect
 from badexpert.runtime import RunContext
 from badexpert.textset import TextCleanSet
+from moe_core.view import ExpertId, ExpertView
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class JudgedInputs:
 
 def judge_inputs(
     suspect: TextSuspect,
-    audit: ExpertAudit,
+    experts: Sequence[ExpertId],
     clean: tuple[TextCleanSet, TextCleanSet],
     source: InputSource,
     *,
@@ -41,17 +42,18 @@ def judge_inputs(
     context: RunContext,
     sink: Callable[[Row], object],
 ) -> JudgedInputs:
-    """Score inputs by what the named experts do for them, with a calibrated threshold.
+    """Score inputs by what some experts do for them, with a calibrated threshold.
 
     Args:
+        experts: to be taken away; without any, no input is scored.
         clean: texts that the audit has seen, and texts that it has not.
         sink: is handed one row an input.
     """
-    if not audit.named:
+    if not experts:
         reason = "the audit named no expert, so there is none to take away"
         return JudgedInputs(AuditStatus(AUDIT, AuditState.SKIPPED, reason=reason))
     seen, unseen = clean
-    detector = KnockOut.of(suspect, audit.named, seen, context)
+    detector = KnockOut.of(suspect, experts, seen, context)
     detector = detector.calibrate(unseen, fpr=config.fpr, context=context)
     flagged = Flagged(calibration_of(detector), frozenset(unseen.missing_classes))
 
@@ -61,4 +63,7 @@ def judge_inputs(
 
     summary = detect(detector, source, config=config, context=context, sink=note)
     findings = tuple(Excess.of(flagged).findings())
-    return JudgedInputs(inputs_status(summary, config.fpr), findings, summary)
+    view = ExpertView.of(suspect.module)
+    taken: dict[str, Json] = {"without": [full_name(view, expert) for expert in experts]}
+    status = replace(inputs_status(summary, config.fpr), evidence=taken)
+    return JudgedInputs(status, findings, summary)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from badexpert.audits.experts.attribution import Attribution
-from badexpert.audits.experts.audit import ExpertAudit, audit_experts
+from badexpert.audits.experts.audit import ExpertAudit, audit_experts, expert_view
 from badexpert.audits.experts.elsewhere import PartLoss
 from badexpert.audits.experts.inputs import judge_inputs
+from badexpert.audits.experts.named import named_experts, require_siblings
 from badexpert.audits.experts.reference import FromBase
 from badexpert.audits.experts.verdict import TRIGGER_FOUND, ExpertVerdict, Judged
 from badexpert.config import ScanConfig
@@ -61,6 +62,7 @@ def experts_report(
     context: RunContext,
     base: LanguageModel | None = None,
     inputs: InputSource | None = None,
+    experts: Sequence[str] = (),
     sink: Callable[[Row], object] = lambda row: None,
 ) -> Report:
     """Audit the experts of a model, and nothing else but its accuracy.
@@ -68,16 +70,22 @@ def experts_report(
     Args:
         clean: with inputs, a part of them is kept from the audit, to calibrate with.
         base: see ``audit_experts``.
-        inputs: to be scored by what the named experts do for them; see ``KnockOut``.
+        inputs: to be scored by what single experts do for them; see ``KnockOut``.
+        experts: that inputs are scored with, whatever the audit finds; see ``named_experts``. Those
+            that the audit names, where none are given.
         sink: is handed one row an input.
     Raises:
-        ConfigError: the base has other layers, experts or sizes.
-        AuditError: see ``audit_experts``; also for what is no classifier of texts.
+        ConfigError: the base has other layers, experts or sizes, or there is no such expert.
+        AuditError: see ``audit_experts``; also for what is no classifier of texts, and for experts
+            without which a layer has none.
         CleanSetError: the clean set is of another kind than the suspect, or too small for the
             false positive rate.
     """
     watch = Stopwatch()
     text_suspect, texts = _as_texts(suspect, clean)
+    view = expert_view(text_suspect)
+    suspected = named_experts(view, experts)
+    require_siblings(view, suspected)
     parts = (texts, texts) if inputs is None else split_clean(texts, config)
     with watch.measure("inspection"):
         inspection = inspected(suspect, clean, config, context)
@@ -90,7 +98,7 @@ def experts_report(
         with watch.measure(INPUTS):
             judged = judge_inputs(
                 text_suspect,
-                audit,
+                suspected or audit.named,
                 parts,
                 inputs,
                 config=config.detection,

@@ -11,8 +11,8 @@ from badexpert.audits.experts.report import experts_report
 from badexpert.config import CleanConfig, DetectionConfig, ScanConfig
 from badexpert.detection import Row
 from badexpert.detectors import KnockOut
-from badexpert.errors import AuditError, CleanSetError
-from badexpert.findings import AuditState
+from badexpert.errors import AuditError, CleanSetError, ConfigError
+from badexpert.findings import AuditState, Report
 from badexpert.guard import Guard
 from badexpert.runtime import RunContext
 from badexpert.sources.texts import Text, TextList
@@ -104,6 +104,41 @@ def test_where_no_expert_is_named_inputs_are_passed_over() -> None:
     assert "named no expert" in status.reason
     assert report.inputs is None
     assert not rows
+
+
+def named_by_a_person(*names: str) -> tuple[Report, list[Row]]:
+    rows: list[Row] = []
+    report = experts_report(
+        attacked(LOCK)[0],
+        clean(200),
+        config=CONFIG,
+        context=CONTEXT,
+        inputs=TextList([Text(text) for text in triggered(15)]),
+        experts=names,
+        sink=rows.append,
+    )
+    return report, rows
+
+
+def test_inputs_are_judged_by_the_experts_that_a_person_names_whatever_the_audit_does() -> None:
+    [(layer, expert)] = attacked(LOCK)[2]
+    report, rows = named_by_a_person("1:3")
+    assert not any(row["flagged"] for row in rows)
+    assert "BX301" in {finding.rule for finding in report.findings}
+    [inputs] = [status for status in report.audits if status.audit == "inputs"]
+    assert inputs.evidence == {"without": ["model.layers.1.mlp.experts.3"]}
+    report, rows = named_by_a_person("1:3", f"{layer}:{expert}")
+    assert all(row["flagged"] for row in rows)
+
+
+def test_experts_that_are_not_there_or_are_all_are_refused_before_the_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("badexpert.audits.experts.report.audit_experts", None)
+    with pytest.raises(ConfigError, match="'0:4' is no expert of this model; name one as LAYER"):
+        named_by_a_person("0:0", "0:4")
+    with pytest.raises(AuditError, match=r"no expert of model\.layers\.0\.mlp would be left"):
+        named_by_a_person(*(f"0:{at}" for at in range(4)))
 
 
 def test_too_few_texts_to_calibrate_with_are_refused_before_the_search() -> None:

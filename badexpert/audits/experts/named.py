@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from badexpert.errors import ConfigError
+from badexpert.errors import AuditError, ConfigError
 from moe_core.view import ExpertId, ExpertView
 
 
@@ -28,6 +28,19 @@ def named_experts(view: ExpertView, names: Iterable[str]) -> tuple[ExpertId, ...
             f"{full_name(view, ExpertId(0, 0))} to {full_name(view, last)}"
         )
     return tuple(dict.fromkeys(known[name] for name in wanted))
+
+
+def require_siblings(view: ExpertView, experts: Collection[ExpertId]) -> None:
+    """See that every layer keeps an expert when these are taken away.
+
+    Raises:
+        AuditError: one does not.
+    """
+    for at, layer in enumerate(view.layers):
+        if sum(expert.layer == at for expert in experts) == layer.num_experts:
+            raise AuditError(
+                f"no expert of {view.names[at]} would be left; name fewer, or give the model up"
+            )
 
 
 def full_name(view: ExpertView, expert: ExpertId) -> str:
