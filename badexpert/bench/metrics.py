@@ -137,4 +137,6 @@ def _views(bundle: Bundle, pixels: Tensor) -> Views:
         part: torch.cat([view.log_odds[part] for view in views]).cpu() for part in views[0].log_odds
     }
     answers = torch.cat([view.answers for view in views]).cpu()
-    return Views(answers, looks, torch.cat([view.inputs for view in views]).cpu())
+    inputs = torch.cat([view.inputs for view in views]).cpu()
+    far = [view.distances.cpu() for view in views if view.distances is not None]
+    return Views(answers, looks, inputs, torch.cat(far) if far else None)

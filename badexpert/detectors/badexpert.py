@@ -1,4 +1,5 @@
-"""Our comparison: the backdoor experts still hold the answer, or an auxiliary gave it up."""
+"""Our comparison: the backdoor experts still hold the answer, an auxiliary gave it up, or the
+input lies far from the clean samples of its answer."""
 
 from __future__ import annotations
 
@@ -8,32 +9,34 @@ import torch
 from torch import Tensor
 
 from badexpert.detectors.base import Detector
-from badexpert.extraction.comparison import AUXILIARIES, EXPERTS, Views, suspicion
+from badexpert.extraction.comparison import AUXILIARIES, EXPERTS, NEIGHBOURS, Views
 
 
 class BaDExpert(Detector):
-    """The sum of how unlike clean inputs the experts and the auxiliaries see an input.
+    """The sum of how unlike clean inputs the experts, the auxiliaries and the suspect's own layers
+    see an input.
 
     Each is measured in units of its own tails on held-out clean samples, so no constant depends on
     the architecture, and none counts less than nothing: an expert that lost the backdoor takes
-    nothing from another, and an auxiliary that kept it vouches for nothing. Both tails count: in
-    some networks the trigger's features are so strong that tuning throws its inputs far below all
-    clean ones.
+    nothing from another, and an auxiliary that kept it vouches for nothing. Of a copy both tails
+    count: in some networks the trigger's features are so strong that tuning throws its inputs far
+    below all clean ones.
 
     Source: Xie et al., ICLR 2024, arXiv:2308.12439, section 4.
     Departs: log-odds instead of probabilities, so that nothing saturates; an auxiliary's doubt is
         measured from the suspect's own; a second expert where there is no batch-norm, and a second
-        auxiliary; a sum instead of two lines in the plane, so that there is no slope to set.
+        auxiliary; the distance from clean samples, see ``Neighbours``; a sum instead of two lines
+        in the plane, so that there is no slope to set.
     """
 
     name: ClassVar[str] = "badexpert"
-    parts: ClassVar[frozenset[str]] = frozenset({*EXPERTS, *AUXILIARIES})
+    parts: ClassVar[frozenset[str]] = frozenset({*EXPERTS, *AUXILIARIES, NEIGHBOURS})
 
     def combine(self, views: Views) -> Tensor:
-        scales = self.bundle.record.scales
+        found = views.suspicions()
         raised = [
-            scale.apply(suspicion(part, views.log_odds))
-            for part, scale in scales.items()
-            if part in views.log_odds
+            scale.apply(found[part])
+            for part, scale in self.bundle.record.scales.items()
+            if part in found
         ]
         return torch.stack(raised).sum(0)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from badexpert.config import LOW_RANK, ExtractionConfig
 from badexpert.errors import AuditError, ConfigError, ModelLoadError
-from badexpert.extraction.comparison import SUSPECT, Comparison, Views
+from badexpert.extraction.comparison import NEIGHBOURS, SUSPECT, Comparison, Views
 from badexpert.extraction.low_rank import has_updates, sharing_copy, tuned_state, with_updates
+from badexpert.extraction.neighbours import Neighbours
 from badexpert.extraction.record import RECORD, Record, read_record
 from badexpert.extraction.tuning import single_precision_copy
 from badexpert.models.origin import digest_file
@@ -45,12 +46,19 @@ class Bundle:
         trunk: nn.Module,
         tails: Mapping[str, nn.Module],
         fitted: Mapping[str, Mapping[str, Tensor]] | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
-        """Take the trunk, and the tails by part, the suspect's among them."""
+        """Take the trunk, and the tails by part, the suspect's among them.
+
+        Raises:
+            AuditError: the neighbours are from places that the suspect's tail does not have.
+        """
         self.suspect = suspect
         self.record = record
         self.fitted = dict(fitted or {})
-        self._comparison = Comparison(suspect, trunk, tails)
+        self._comparison = Comparison(
+            suspect, trunk, tails, entry=record.cut.node, neighbours=neighbours
+        )
 
     @classmethod
     def untuned(
@@ -105,6 +113,9 @@ class Bundle:
         for part in self.parts:
             for name, tensor in tuned_state(self._comparison.tails[part]).items():
                 yield f"{part}.{name}", tensor
+        if self._comparison.neighbours is not None:
+            for name, tensor in self._comparison.neighbours.state().items():
+                yield f"{NEIGHBOURS}.{name}", tensor
         for detector, state in self.fitted.items():
             for name, tensor in state.items():
                 yield f"{_FITTED}.{detector}.{name}", tensor
@@ -133,14 +144,24 @@ class Bundle:
             trunk, tail = split_suspect(suspect, record.cut)
             low_rank = record.copies == LOW_RANK
             start = with_updates(tail, torch.Generator()) if low_rank else tail
-            tuned = {part: _restored(start, tensors, part) for part in record.scales}
+            tuned = {
+                part: _restored(start, tensors, part)
+                for part in record.scales
+                if part != NEIGHBOURS
+            }
+            return cls(
+                suspect,
+                record,
+                trunk,
+                {SUSPECT: tail, **tuned},
+                _fitted(tensors, suspect.device),
+                _neighbours(tensors, suspect.device) if NEIGHBOURS in record.scales else None,
+            )
         except (AuditError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise ModelLoadError(
                 f"{folder} does not fit this suspect: {reason}. Extract again"
             ) from error
-        fitted = _fitted(tensors, suspect.device)
-        return cls(suspect, record, trunk, {SUSPECT: tail, **tuned}, fitted)
 
 
 def split_suspect(suspect: Suspect, cut: Cut) -> tuple[nn.Module, nn.Module]:
@@ -201,6 +222,22 @@ def _fitted(tensors: dict[str, Tensor], device: torch.device) -> dict[str, dict[
             _, detector, name = key.split(".", 2)
             found.setdefault(detector, {})[name] = tensor.to(device)
     return found
+
+
+def _neighbours(tensors: Mapping[str, Tensor], device: torch.device) -> Neighbours:
+    """The clean samples to compare with.
+
+    Raises:
+        RuntimeError: some are missing.
+    """
+    prefix = f"{NEIGHBOURS}."
+    return Neighbours.from_state(
+        {
+            name.removeprefix(prefix): tensor.to(device)
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+        }
+    )
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from badexpert.batchnorm import fold_batch_norm
+from badexpert.extraction.neighbours import Neighbours
 from badexpert.suspect import Inputs, Suspect
+from badexpert.taps import tapped
 
 SUSPECT = "suspect"
 SHIFTED = "shifted"
@@ -20,19 +22,8 @@ DISTILLED = "distilled"
 EXPERTS = (SHIFTED, SPREAD)
 AUXILIARIES = (AUXILIARY, DISTILLED)
 
-
-def suspicion(part: str, log_odds: Mapping[str, Tensor]) -> Tensor:
-    """Higher = more suspicious: an expert that holds the answer, an auxiliary that gave it up.
-
-    What an auxiliary gave up is measured from what there was: of an answer of which the suspect
-    was never sure, an auxiliary that doubts it says nothing.
-
-    Args:
-        log_odds: of the suspect's answers under the suspect and this part, each (batch,).
-    """
-    if part in AUXILIARIES:
-        return log_odds[SUSPECT].double() - log_odds[part]
-    return log_odds[part].double()
+NEIGHBOURS = "neighbours"
+"""No copy, but the suspect's own layers beside those of clean samples."""
 
 
 class Views(NamedTuple):
@@ -44,11 +35,29 @@ class Views(NamedTuple):
             ``distilled``); each (batch,) fp32. Only the parts that were asked for are there.
         inputs: what was looked at: pixels, (batch, channels, height, width), floating, in [0, 1],
             or rows of tokens.
+        distances: from clean samples, (batch,) fp64, see ``Neighbours.distance``; None where they
+            were not asked for, or there is nothing to compare with.
     """
 
     answers: Tensor
     log_odds: Mapping[str, Tensor]
     inputs: Tensor
+    distances: Tensor | None = None
+
+    def suspicions(self) -> dict[str, Tensor]:
+        """By part, higher = more suspicious, (batch,) fp64: an expert that holds the answer, an
+        auxiliary that gave it up, a long way from clean samples.
+
+        What an auxiliary gave up is measured from what there was: of an answer of which the
+        suspect was never sure, an auxiliary that doubts it says nothing.
+        """
+        sure = self.log_odds[SUSPECT].double()
+        found = {
+            part: sure - odds if part in AUXILIARIES else odds.double()
+            for part, odds in self.log_odds.items()
+            if part != SUSPECT
+        }
+        return found if self.distances is None else {**found, NEIGHBOURS: self.distances}
 
 
 class Comparison:
@@ -56,21 +65,41 @@ class Comparison:
 
     Attributes:
         tails: by part; always the suspect's.
+        neighbours: clean samples to compare with, if there are any.
     """
 
-    def __init__(self, suspect: Suspect, trunk: nn.Module, tails: Mapping[str, nn.Module]) -> None:
-        """Take the shared trunk and the tails that go on it."""
+    def __init__(
+        self,
+        suspect: Suspect,
+        trunk: nn.Module,
+        tails: Mapping[str, nn.Module],
+        *,
+        entry: str = "",
+        neighbours: Neighbours | None = None,
+    ) -> None:
+        """Take the shared trunk and the tails that go on it.
+
+        Args:
+            entry: the place of the cut.
+        Raises:
+            AuditError: the neighbours are from places that the tail does not have.
+        """
         self.tails = {part: tail.eval() for part, tail in tails.items()}
+        self.neighbours = neighbours
         self._suspect = suspect
         self._trunk = fold_batch_norm(trunk.eval())
         self._folded = {part: fold_batch_norm(tail) for part, tail in self.tails.items()}
+        if neighbours is not None:
+            graph = cast(fx.GraphModule, self.tails[SUSPECT])
+            self._tapped = fold_batch_norm(tapped(graph, entry, tuple(neighbours.features)))
 
     @torch.inference_mode()
     def view(self, inputs: Inputs, parts: Collection[str] | None = None) -> Views:
         """Look at pixels, (batch, channels, height, width) uint8 or in [0, 1], or at texts.
 
         Args:
-            parts: which tuned copies look; None lets all of them.
+            parts: which tuned copies look, and whether clean samples are compared with; None lets
+                all of them.
         """
         return self.look(inputs, parts)
 
@@ -78,10 +107,16 @@ class Comparison:
         """``view``, differentiable in floating pixels: for an attacker who knows the defence."""
         taken, answering = self._suspect.network_inputs(inputs), self._suspect.answering
         features = self._trunk(taken)
-        scores = self._folded[SUSPECT](features).float()
+        known = self.neighbours if parts is None or NEIGHBOURS in parts else None
+        if known is None:
+            scores, rows = self._folded[SUSPECT](features), ()
+        else:
+            scores, rows = self._tapped(features)
+        scores = scores.float()
         answers = answering.chosen(scores)
         looks = {SUSPECT: answering.log_odds(scores, answers)}
         for part, tail in self._folded.items():
             if part != SUSPECT and (parts is None or part in parts):
                 looks[part] = answering.log_odds(tail(features).float(), answers)
-        return Views(answers, looks, taken)
+        distances = None if known is None else known.distance(rows, answers)
+        return Views(answers, looks, taken, distances)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple, cast
 
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
 
 from badexpert.batchnorm import has_batch_norm
 from badexpert.config import FULL, LOW_RANK, Copies, ExtractionConfig
@@ -18,14 +19,16 @@ from badexpert.extraction.comparison import (
     AUXILIARY,
     DISTILLED,
     EXPERTS,
+    NEIGHBOURS,
     SHIFTED,
     SPREAD,
     SUSPECT,
-    suspicion,
+    Views,
 )
 from badexpert.extraction.features import Features, compute_features
 from badexpert.extraction.low_rank import note_of_what_stays, with_updates
 from badexpert.extraction.memory import choose_copies
+from badexpert.extraction.neighbours import Neighbours, find_neighbours
 from badexpert.extraction.paper import tune_auxiliary_as_published, tune_expert_as_published
 from badexpert.extraction.record import Record, Scale
 from badexpert.extraction.routers import note_of_unknown_routers
@@ -71,8 +74,8 @@ def extract(
     context = context if context is not None else RunContext()
     suspect.to(context.device)
     copies, memory = _kind_of_copies(suspect, config)
-    cut, trunk, tail, notes = _cut_up(suspect, config)
-    notes = memory + notes
+    halves = _cut_up(suspect, config)
+    trunk, tail, notes = halves.trunk, halves.tail, memory + halves.notes
     context.progress(Step("clean samples", 0, None, "; ".join(notes)))
     samples = samples_of(suspect, fit, context)
     tuned_on, held_out = (
@@ -88,29 +91,34 @@ def extract(
             "preprocessing and labels with 'badexpert inspect'"
         )
     start = tail if copies == FULL else with_updates(tail, context.generator("updates"))
-    tuned = _tune_all(trunk, start, tuned_on, watch, config, context)
+    fitted = compute_features(trunk, tuned_on, context.device)
+    tuned = _tune_all(trunk, start, tuned_on, fitted, watch, config, context)
     notes += fit.gaps + tuple(_SHORTFALLS[part] for part, copy in tuned.items() if not copy.reached)
     tails = {SUSPECT: tail, **{part: copy.tail for part, copy in tuned.items()}}
     logits = {part: watched.through(copy, context.device) for part, copy in tails.items()}
     looks = {
         part: suspect.answering.log_odds(scores, watch.answers) for part, scores in logits.items()
     }
+    neighbours, distances = _neighbours(halves, fitted, watch)
+    seen = Views(watch.answers, looks, watched.values, distances).suspicions()
     record = Record.of(
         suspect,
-        cut=cut,
+        cut=halves.cut,
         copies=copies,
         settings=config,
         seed=context.seed,
         clean_digest=fit.digest(),
         samples={"tuned": len(tuned_on), "watched": len(watched)},
         clean_accuracy={part: watched.accuracy_of(scores) for part, scores in logits.items()},
-        scales={part: Scale.of(suspicion(part, looks)) for part in tuned},
+        scales={
+            part: Scale.of(values, low_counts=part != NEIGHBOURS) for part, values in seen.items()
+        },
         trajectories={part: copy.trajectory for part, copy in tuned.items()},
         notes=notes,
     )
     for note in notes:
         logger.warning(note)
-    return Bundle(suspect, record, trunk, tails)
+    return Bundle(suspect, record, trunk, tails, neighbours=neighbours)
 
 
 def _kind_of_copies(suspect: Suspect, config: ExtractionConfig) -> tuple[Copies, tuple[str, ...]]:
@@ -137,22 +145,43 @@ def _kind_of_copies(suspect: Suspect, config: ExtractionConfig) -> tuple[Copies,
     return kind, (said, *stays)
 
 
-def _cut_up(
-    suspect: Suspect, config: ExtractionConfig
-) -> tuple[Cut, nn.Module, nn.Module, tuple[str, ...]]:
-    """Where the suspect is cut, its trunk and its tail, and what to say about it."""
+class _Halves(NamedTuple):
+    """Where a suspect is cut, what comes of it, where to look into the tail, what to say."""
+
+    cut: Cut
+    trunk: nn.Module
+    tail: nn.Module
+    places: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def _cut_up(suspect: Suspect, config: ExtractionConfig) -> _Halves:
     if not isinstance(suspect, VisionSuspect):
-        return WHOLE, *split_suspect(suspect, WHOLE), note_of_unknown_routers(suspect.network)
+        return _uncut(suspect, note_of_unknown_routers(suspect.network))
     if config.method == "paper":
-        return WHOLE, *split_suspect(suspect, WHOLE), ()
+        return _uncut(suspect, ())
     try:
         graph = graph_of(suspect)
     except AuditError as error:
         note = f"full copies are tuned, and an input costs several passes: {error}"
-        return WHOLE, *split_suspect(suspect, WHOLE), (note,)
+        return _uncut(suspect, (note,))
     share = config.tail_share
     cut = graph.default_cut() if share is None else graph.at_share(share)
-    return cut, *graph.split(cut), ()
+    return _Halves(cut, *graph.split(cut), graph.places(cut))
+
+
+def _uncut(suspect: Suspect, notes: tuple[str, ...]) -> _Halves:
+    return _Halves(WHOLE, *split_suspect(suspect, WHOLE), notes=notes)
+
+
+def _neighbours(
+    halves: _Halves, fit: Features, watch: Watch
+) -> tuple[Neighbours | None, Tensor | None]:
+    """Clean samples to compare with and the watched ones' distances, where layers can be seen."""
+    if not halves.places:
+        return None, None
+    tail = cast(fx.GraphModule, halves.tail)
+    return find_neighbours(tail, halves.cut.node, halves.places, fit, watch)
 
 
 def _apart(features: Features, share: float, context: RunContext) -> tuple[Features, Features]:
@@ -171,13 +200,13 @@ def _tune_all(
     trunk: nn.Module,
     tail: nn.Module,
     samples: Features,
+    fit: Features,
     watch: Watch,
     config: ExtractionConfig,
     context: RunContext,
 ) -> dict[str, Tuned]:
     if config.method == "paper":
         return _tune_as_published(tail, samples, watch, config, context)
-    fit = compute_features(trunk, samples, context.device)
     tuned = {SHIFTED: tune_shifted(tail, fit, watch, context)}
     # A response has no wrong ones to be spread over but the stranger's, which is shifted to.
     if fit.answering is CLASSES and not has_batch_norm(tail):

@@ -31,27 +31,27 @@ class Scale:
         center: the median.
         above: from the median up to the 95th percentile.
         below: from the median down to the lowest; triggers seldom lie there, so only what lies
-            beyond all of them counts.
+            beyond all of them counts. None where nothing that is low counts.
     """
 
     center: float
     above: float
-    below: float
+    below: float | None
 
     @classmethod
-    def of(cls, values: Tensor) -> Scale:
+    def of(cls, values: Tensor, *, low_counts: bool = True) -> Scale:
         """Measure (samples,) values."""
         low, middle, high = values.double().quantile(
             torch.tensor([0.0, 0.5, 0.95], dtype=torch.float64)
         )
         above, below = max(float(high - middle), 1e-6), max(float(middle - low), 1e-6)
-        return cls(float(middle), above, below)
+        return cls(float(middle), above, below if low_counts else None)
 
     def apply(self, values: Tensor) -> Tensor:
         """How far above the median, or below the lowest, in units of that tail; never negative."""
         distance = values - self.center
-        beyond = -distance / self.below - 1
-        return torch.where(distance >= 0, distance / self.above, beyond.clamp_min(0))
+        above = (distance / self.above).clamp_min(0)
+        return above if self.below is None else above + (-distance / self.below - 1).clamp_min(0)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class Record:
         clean_digest: of the clean samples that were tuned on.
         samples: how many samples were tuned on, and how many watched.
         clean_accuracy: of the suspect and each tuned copy on the watched samples.
-        scales: of the suspicion from each tuned copy on the watched samples.
+        scales: of the suspicion from each tuned copy, and from the distance to clean samples, on
+            the watched samples.
         trajectories: of each expert's tuning, and the learning rates tried for the auxiliary.
         notes: what went otherwise than planned.
         versions: of the tool and of what computed it.

@@ -173,7 +173,8 @@ def with_scales(shifted: Scale, spread: Scale) -> Bundle:
 
 def views_of(shifted: list[float], spread: list[float]) -> Views:
     answers = torch.zeros(len(shifted), dtype=torch.int64)
-    odds = {SHIFTED: torch.tensor(shifted), SPREAD: torch.tensor(spread)}
+    sure = torch.zeros(len(shifted))
+    odds = {SUSPECT: sure, SHIFTED: torch.tensor(shifted), SPREAD: torch.tensor(spread)}
     return Views(answers, odds, torch.zeros(len(shifted), 1, 8, 8))
 
 
@@ -212,5 +213,6 @@ def test_an_expert_that_lost_the_backdoor_does_not_drown_the_other() -> None:
 
 def test_a_bundle_by_the_papers_method_has_one_expert_for_the_default_score() -> None:
     detector = BaDExpert(with_scales(Scale(-4.0, 2.0, 1e9), Scale(0.0, 1.0, 1e9)))
-    views = Views(torch.zeros(1), {SHIFTED: torch.tensor([0.0])}, torch.zeros(1, 1, 8, 8))
+    odds = {SUSPECT: torch.tensor([0.0]), SHIFTED: torch.tensor([0.0])}
+    views = Views(torch.zeros(1), odds, torch.zeros(1, 1, 8, 8))
     assert detector.combine(views).tolist() == [2.0]

@@ -1,0 +1,58 @@
+"""Read what a graph computes on the way to its result, in the same pass."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx
+from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d
+
+from badexpert.errors import AuditError
+
+VALUES = 512
+"""An output of more values is averaged over its positions down to at most so many."""
+
+
+def tapped(tail: fx.GraphModule, entry: str, places: Sequence[str]) -> fx.GraphModule:
+    """A copy that returns its result and what it computed at each place, as rows.
+
+    Args:
+        entry: the place whose output the tail takes.
+        places: names of nodes.
+    Returns:
+        A module: features -> (result, (rows, ...)), each (batch, about ``VALUES`` at most) fp32.
+    Raises:
+        AuditError: there is no such place.
+    """
+    module = copy.deepcopy(tail)
+    graph = module.graph
+    nodes = {node.name: node for node in graph.nodes}
+    (start,) = (node for node in graph.nodes if node.op == "placeholder")
+    seen = []
+    for place in places:
+        node = start if place == entry else nodes.get(place)
+        if node is None:
+            raise AuditError(
+                f"this network has no place {place!r} behind its cut; another network, or another "
+                f"version of torch (this is {torch.__version__}), gave it that name"
+            )
+        # Read at once: an in-place operation may come next.
+        with graph.inserting_after(node):
+            seen.append(graph.call_function(as_rows, (node,)))
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    output.args = ((output.args[0], tuple(seen)),)
+    module.recompile()
+    return module
+
+
+def as_rows(output: Tensor) -> Tensor:
+    """(batch, values) fp32 of a layer's (batch, ...) output, in memory of their own."""
+    values = math.prod(output.shape[1:])
+    if output.ndim == 4 and values > VALUES:
+        output = adaptive_avg_pool2d(output, max(math.isqrt(VALUES // output.shape[1]), 1))
+    elif output.ndim == 3 and values > VALUES:
+        output = adaptive_avg_pool1d(output.mT, max(VALUES // output.shape[2], 1))
+    return output.flatten(1).float().clone()
