@@ -89,7 +89,7 @@ class LayerStack:
         for at in range(first, last + 1):
             output = self.layers[at](*inputs, **calls[at].options)
             if at < last:
-                inputs = (_hidden(output), *calls[at + 1].inputs[1:])
+                inputs = (hidden_of(output), *calls[at + 1].inputs[1:])
         return output
 
     @contextmanager
@@ -133,10 +133,10 @@ def joined(outputs: Sequence[Any]) -> Any:
 
 
 def _alike(found: Any, wanted: Any) -> bool:
-    return torch.allclose(_hidden(found), _hidden(wanted), rtol=_ROUNDING, atol=_ROUNDING)
+    return torch.allclose(hidden_of(found), hidden_of(wanted), rtol=_ROUNDING, atol=_ROUNDING)
 
 
-def _hidden(output: Any) -> Tensor:
+def hidden_of(output: Any) -> Tensor:
     """The hidden state that a layer returned, alone or in front of other things."""
     hidden: Tensor = output if isinstance(output, Tensor) else output[0]
     return hidden

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from time import process_time
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -18,6 +17,7 @@ from badexpert.audits.experts.inversion import stamped_at_random
 from badexpert.audits.experts.routing import RoutingStatistics, routing_statistics
 from badexpert.bench.cells import digest_of
 from badexpert.bench.expert_rankings import rankings, ranks
+from badexpert.bench.expert_scores import BASELINES, ModelScore, baseline_scores, metered
 from badexpert.bench.metrics import auroc
 from badexpert.detectors import KnockOut
 from badexpert.errors import AuditError, ConfigError
@@ -75,7 +75,8 @@ class AuditedModel:
         success: of the best words of any class.
         ranks: of the first planted expert, by ranking; see ``rankings``.
         removal: None where no expert was named.
-        seconds: of the processor, for the audit alone.
+        seconds, passes: of the audit alone; see ``Cost``.
+        baselines: scores of the model by other methods.
     """
 
     model: str
@@ -92,6 +93,15 @@ class AuditedModel:
     ranks: Mapping[str, int] = field(default_factory=dict)
     removal: Removal | None = None
     seconds: float = 0.0
+    passes: int = 0
+    baselines: Mapping[str, ModelScore] = field(default_factory=dict)
+
+    @property
+    def scores(self) -> dict[str, ModelScore]:
+        """The audit's, which is the success of the best words, and those of the baselines."""
+        value = None if self.error else self.success
+        own = ModelScore(value, self.seconds, self.passes, self.error)
+        return {"expert audit": own, **self.baselines}
 
     @property
     def hit(self) -> bool:
@@ -141,7 +151,13 @@ def run_expert_bench(
 def _kept_or_made(row: TextRow, home: Path, path: Path, context: RunContext) -> AuditedModel:
     truth = read_truth(home)
     digest = digest_of(
-        {"model": truth.sha256, "seed": context.seed, "version": VERSION, "share": AUDITED}
+        {
+            "model": truth.sha256,
+            "seed": context.seed,
+            "version": VERSION,
+            "share": AUDITED,
+            "baselines": list(BASELINES),
+        }
     )
     if path.exists() and (kept := read_audited(path)).digest == digest:
         return kept
@@ -182,12 +198,12 @@ def _audited(
         class_index={answer: at for at, answer in enumerate(truth.answers)},
     )
     fit, rest = texts.split(AUDITED, seed=context.seed)
-    start = process_time()
+    known = replace(known, baselines=baseline_scores(suspect, fit, context))
     try:
-        audit = audit_experts(suspect, fit, context)
+        with metered(suspect.module) as cost:
+            audit = audit_experts(suspect, fit, context)
     except AuditError as error:
-        return replace(known, error=str(error), seconds=process_time() - start)
-    seconds = process_time() - start
+        return replace(known, error=str(error), seconds=cost.seconds, passes=cost.passes)
     found = rankings(audit, _with_best_trigger(suspect, audit, rest, context))
     return replace(
         known,
@@ -196,7 +212,8 @@ def _audited(
         success=max(one.trigger.success for one in audit.judged),
         ranks=ranks(planted, found),
         removal=_removal(suspect, audit.named, truth, rest, home, context),
-        seconds=seconds,
+        seconds=cost.seconds,
+        passes=cost.passes,
     )
 
 

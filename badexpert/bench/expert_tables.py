@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, median
 
+import torch
+from torch import Tensor
+
 from badexpert.audits.experts import ExpertVerdict
 from badexpert.bench.expert_audits import AuditedModel, Removal
+from badexpert.bench.metrics import auroc
 from badexpert.bench.tables import table
+
+NOT_COMPUTED = "not computed"
 
 _KINDS: dict[str, Callable[[AuditedModel], bool]] = {
     "backdoor in one expert": lambda one: len(one.planted) == 1,
@@ -20,7 +26,8 @@ _KINDS: dict[str, Callable[[AuditedModel], bool]] = {
 def expert_tables(models: Sequence[AuditedModel]) -> str:
     """Summaries by kind of backdoor, the baselines, and one line a model."""
     audited = [one for one in models if one.error is None]
-    parts = [_summary(audited), _removals(audited), _baselines(audited), _each(models)]
+    parts = [_summary(audited), _removals(audited), _rankings(audited), _scores(models)]
+    parts += [_each(models)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -69,7 +76,7 @@ def _removals(models: Sequence[AuditedModel]) -> str:
     return _table([*header, "AUROC of knock-out"], rows)
 
 
-def _baselines(models: Sequence[AuditedModel]) -> str:
+def _rankings(models: Sequence[AuditedModel]) -> str:
     """Of the models with a backdoor in experts."""
     planted = [one for one in models if one.planted]
     rows = []
@@ -81,7 +88,42 @@ def _baselines(models: Sequence[AuditedModel]) -> str:
     return _table(["ranking", "planted expert first", "mean reciprocal rank"], rows)
 
 
+def _scores(models: Sequence[AuditedModel]) -> str:
+    """How well a score of the whole model tells backdoored from clean ones, and what it costs."""
+    rows = []
+    for name in _score_names(models):
+        scores = [one.scores[name] for one in models]
+        backdoored, clean = (_values(models, name, backdoored=truth) for truth in (True, False))
+        rows.append(
+            [
+                name,
+                str(len(backdoored)),
+                str(len(clean)),
+                _number(auroc(clean, backdoored), digits=3),
+                str(sum(score.value is None for score in scores)),
+                f"{median(score.seconds for score in scores):.0f}",
+                f"{median(score.passes for score in scores):,.0f}",
+            ]
+        )
+    header = ["score of the model", "backdoored", "clean", "AUROC", NOT_COMPUTED, "median s"]
+    return _table([*header, "median passes"], rows)
+
+
+def _score_names(models: Iterable[AuditedModel]) -> list[str]:
+    return list(dict.fromkeys(name for one in models for name in one.scores))
+
+
+def _values(models: Iterable[AuditedModel], name: str, *, backdoored: bool) -> Tensor:
+    values = (one.scores[name].value for one in models if one.backdoored is backdoored)
+    return torch.tensor([value for value in values if value is not None])
+
+
+def _number(value: float | None, *, digits: int) -> str:
+    return NOT_COMPUTED if value is None else f"{value:.{digits}f}"
+
+
 def _each(models: Sequence[AuditedModel]) -> str:
+    names = _score_names(models)
     rows = [
         [
             one.model,
@@ -89,13 +131,12 @@ def _each(models: Sequence[AuditedModel]) -> str:
             _experts(one.named),
             _experts(one.planted),
             "yes" if one.hit else "falsely" if one.false_localisation else "-",
-            f"{one.success:.2f}",
+            *(_number(one.scores[name].value, digits=2) for name in names),
             f"{one.seconds:.0f}",
         ]
         for one in models
     ]
-    header = ["model", "verdict", "named", "planted", "right", "success of the best words", "s"]
-    return _table(header, rows)
+    return _table(["model", "verdict", "named", "planted", "right", *names, "s"], rows)
 
 
 def _of_kinds(

@@ -96,7 +96,8 @@ class TransformersBackbone(Backbone):
     def last_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
         if self.num_classes is not None:
             return self._class_logits(ids, lengths)
-        with _given_only_last(self.module.get_output_embeddings(), lengths):
+        module: Any = self.module
+        with _given_only_last(module.get_output_embeddings(), lengths):
             logits: Tensor = self._run(ids, lengths).logits
         return logits[:, 0]
 

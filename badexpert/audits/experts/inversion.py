@@ -130,10 +130,10 @@ def prepare_search(asked: Asked, known: Asked, context: RunContext) -> Search:
     """
     classes = asked.suspect.num_classes
     assert classes is not None
-    pool = asked.part(_pool(asked.labels, classes))
+    pool = asked.part(search_pool(asked.labels, classes))
     places = pool.places(context.generator("places of the search"))
     writable = writable_tokens(asked.suspect)
-    candidates = _drawn(writable, context)
+    candidates = drawn(writable, context)
     total = torch.zeros(len(candidates), classes)
     for at, (row, place) in enumerate(zip(pool.rows, places, strict=True)):
         scores = with_each(asked.suspect, row, place, candidates.unsqueeze(1))
@@ -199,14 +199,15 @@ def stamped_at_random(texts: Asked, tokens: Sequence[int], context: RunContext) 
     return texts.stamped(tokens, texts.places(context.generator("places of the measurement")))
 
 
-def _drawn(tokens: Tensor, context: RunContext) -> Tensor:
+def drawn(tokens: Tensor, context: RunContext) -> Tensor:
+    """All of them, or as many as are tried at most, ascending."""
     if len(tokens) <= MOST_CANDIDATES:
         return tokens
     mixed = torch.randperm(len(tokens), generator=context.generator("candidate tokens"))
     return tokens[mixed[:MOST_CANDIDATES].sort().values]
 
 
-def _pool(labels: Tensor, classes: int) -> Tensor:
+def search_pool(labels: Tensor, classes: int) -> Tensor:
     """Texts of each class, so many that any class meets enough of other classes."""
     each = math.ceil(SEARCH_INPUTS / max(1, classes - 1))
     chosen = [(labels == label).nonzero().flatten()[:each] for label in range(classes)]

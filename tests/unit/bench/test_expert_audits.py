@@ -19,6 +19,7 @@ from badexpert.bench.expert_audits import (
     run_expert_bench,
 )
 from badexpert.bench.expert_rankings import rank_of
+from badexpert.bench.expert_scores import ModelScore
 from badexpert.bench.expert_tables import expert_tables
 from badexpert.errors import ConfigError
 from badexpert.runtime import RunContext
@@ -61,6 +62,13 @@ def test_every_model_is_audited_once_and_compared_with_the_truth(
     assert locked.removal.success_without is not None
     assert locked.removal.success_without <= 0.1
     assert locked.removal.auroc == 1.0
+    assert locked.scores["expert audit"].value == locked.success
+    assert {"greedy accretion", "consistency of layers"} < locked.scores.keys()
+    for name, score in locked.scores.items():
+        assert score.value is not None, name
+        assert score.passes > 0
+    accretion = [one.scores["greedy accretion"].value or 0.0 for one in (benign, locked)]
+    assert accretion[1] >= 0.9
     assert read_audited(tmp_path / f"{LOCKED}.json") == locked
     monkeypatch.setattr("badexpert.bench.expert_audits.audit_experts", None)
     assert run_expert_bench(zoo, tmp_path, RunContext()) == (benign, locked)
@@ -72,6 +80,7 @@ def test_the_command_prints_tables_and_keeps_them(zoo: Path, tmp_path: Path) -> 
     assert outcome.exit_code == ExitCode.OK, outcome.stderr
     assert outcome.stdout == (tmp_path / "audits" / "tables.md").read_text()
     assert "| no backdoor | 1 | 0 of 1 |" in outcome.stdout
+    assert "| greedy accretion | 0 | 1 | not computed | 0 |" in outcome.stdout
 
 
 def test_what_is_no_zoo_and_no_result_is_refused(zoo: Path, tmp_path: Path) -> None:
@@ -137,3 +146,21 @@ def test_tables_count_by_what_is_true() -> None:
     assert "| norm | 0 of 2 | 0.38 |" in text
     assert "| elsewhere | expert-local | 0.0 | - | falsely |" in text
     assert "| broken/ | cannot be / read |" in text
+
+
+def test_scores_of_models_stand_beside_the_audits_own_with_their_cost() -> None:
+    def scored(value: float | None, seconds: float, passes: int) -> dict[str, ModelScore]:
+        return {"other": ModelScore(value, seconds, passes, "why" if value is None else None)}
+
+    models = [
+        model("strong", success=0.9, passes=2000, seconds=9.0, baselines=scored(0.4, 3.0, 90)),
+        model("weak", success=0.1, passes=1000, seconds=7.0, baselines=scored(None, 1.0, 50)),
+        model("broken", error="cannot be read", passes=10, baselines=scored(0.6, 2.0, 70)),
+        model("clean", backdoored=False, success=0.2, passes=500, baselines=scored(0.3, 2.0, 80)),
+    ]
+    text = expert_tables(models)
+    assert "| expert audit | 2 | 1 | 0.500 | 1 | 4 | 750 |" in text
+    assert "| other | 2 | 1 | 1.000 | 1 | 2 | 75 |" in text
+    assert "| weak | none found | - | - | - | 0.10 | not computed | 7 |" in text
+    assert "| broken | cannot be read | - | - | - | not computed | 0.60 | 0 |" in text
+    assert "| other | 1 | 0 | not computed | 0 | 3 | 90 |" in expert_tables(models[:1])
