@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import badexpert.extraction
-from badexpert import batchnorm, conformal, split, strata
+from badexpert import batchnorm, conformal, split, strata, taps
 from badexpert.attacks.truth import read_truth
 from badexpert.bench.cells import Place, digest_of
 from badexpert.bench.recipe import BenchRecipe
@@ -130,6 +130,6 @@ def code_of(kind: type[Detector]) -> str:
     """
     files = [Path(inspect.getfile(code)) for code in (kind, conformal, strata)]
     if kind.parts:
-        files += [Path(inspect.getfile(code)) for code in (split, batchnorm)]
+        files += [Path(inspect.getfile(code)) for code in (split, batchnorm, taps)]
         files += sorted(Path(inspect.getfile(badexpert.extraction)).parent.glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

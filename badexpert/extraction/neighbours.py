@@ -110,7 +110,7 @@ class Neighbours:
             raise RuntimeError(f"of the samples to compare with, {error} is missing") from error
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def find_neighbours(
     tail: fx.GraphModule, entry: str, places: Sequence[str], fit: Features, watch: Watch
 ) -> tuple[Neighbours, Tensor]:
