@@ -10,6 +10,7 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -99,6 +100,7 @@ class TransformersBackbone(Backbone):
         module: Any = self.module
         with _given_only_last(module.get_output_embeddings(), lengths):
             logits: Tensor = self._run(ids, lengths).logits
+        assert logits.shape[1] == 1, f"{type(module).__name__} does not call its head"
         return logits[:, 0]
 
     def token_logits(self, ids: Tensor, lengths: Tensor, first: int) -> Tensor:
@@ -157,8 +159,11 @@ def _given_only_last(head: nn.Module, lengths: Tensor) -> Iterator[None]:
 
     What the model makes of its logits then (scales, caps) is its own code.
     """
+    thread = get_ident()
 
-    def narrowed(_head: nn.Module, states: tuple[Tensor]) -> tuple[Tensor]:
+    def narrowed(_head: nn.Module, states: tuple[Tensor]) -> tuple[Tensor] | None:
+        if get_ident() != thread:  # the texts of another request to the same model
+            return None
         rows = torch.arange(len(lengths), device=lengths.device)
         return (states[0][rows, lengths - 1].unsqueeze(1),)
 

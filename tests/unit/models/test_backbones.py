@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Barrier
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from badexpert.models.backbones import TransformersBackbone
 from tests.moe_families import CONFIGS, batch, family_model
@@ -54,6 +57,31 @@ def test_last_logits_are_those_of_a_whole_pass_at_less_cost(name: str) -> None:
     torch.testing.assert_close(last, whole[torch.arange(3), LENGTHS - 1], rtol=1e-5, atol=1e-5)
     assert seen == [(3, 1), (3, 7)]
     assert torch.equal(after, whole)
+
+
+def test_requests_of_several_threads_do_not_meet_in_the_head(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backbone, ids = TransformersBackbone(family_model("olmoe")), batch()
+    requests = [(ids, LENGTHS), (ids[:2], torch.tensor([2, 6]))]
+    with torch.no_grad():
+        alone = [backbone.last_logits(*request) for request in requests]
+    together, run = Barrier(2), backbone._run
+
+    def waiting(*arguments: Any, **options: Any) -> Any:
+        together.wait(timeout=60)
+        made = run(*arguments, **options)
+        together.wait(timeout=60)
+        return made
+
+    @torch.no_grad()
+    def asked(request: tuple[Tensor, Tensor]) -> Tensor:
+        return backbone.last_logits(*request)
+
+    monkeypatch.setattr(backbone, "_run", waiting)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(asked, requests))
+    torch.testing.assert_close(found, alone)
 
 
 @pytest.mark.parametrize("name", SCALED)
