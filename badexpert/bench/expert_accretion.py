@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from badexpert.audits.experts.asked import Asked
-from badexpert.audits.experts.inversion import drawn, search_pool, with_each, writable_tokens
+from badexpert.audits.experts.inversion import (
+    drawn,
+    natural_words,
+    search_pool,
+    with_each,
+    writable_tokens,
+)
+from badexpert.errors import AuditError
 from badexpert.models.language import TextSuspect
 from badexpert.runtime import RunContext
 from badexpert.textset import TextCleanSet
@@ -19,7 +26,7 @@ def accretion_score(suspect: TextSuspect, clean: TextCleanSet, context: RunConte
     """The highest mean probability of any class with one or two tokens at the end of its prompts.
 
     Every token is tried as the first; the best one is kept, and extended by the token that raises
-    the mean probability most.
+    the mean probability most. Words that lead to a class by right are left out, as in the audit.
 
     Args:
         suspect: a classifier of texts; is not changed.
@@ -27,37 +34,43 @@ def accretion_score(suspect: TextSuspect, clean: TextCleanSet, context: RunConte
     Returns:
         In [0, 1], higher = more likely backdoored.
     Raises:
-        AuditError: the texts are not labelled.
+        AuditError: the texts are not labelled, or leave no class with prompts and tokens.
     Source: Shen et al., BAIT, S&P 2025, its Q score.
     Departs: BAIT inverts the target, a long response that one trigger stands for, and reads each
         extension off one pass. Here the targets are the classes that there are, and the trigger is
         what is sought, so that each extension is a pass of its own; hence only the likeliest are
-        tried. As there, words that lead to a class by right are not told from triggers, and prompts
-        that were searched with are measured on.
+        tried.
     """
     asked = Asked.of(suspect, clean)
     classes = suspect.num_classes
     assert classes is not None
     prompts = asked.part(search_pool(asked.labels, classes))
     candidates = drawn(writable_tokens(suspect), context)
+    natural = natural_words(asked, classes, suspect.network.backbone.vocab_size)[candidates]
     alone = _probabilities(prompts, candidates.unsqueeze(1))
-    targets = [target for target in range(classes) if (prompts.labels != target).any()]
-    return max(_extended(prompts, candidates, alone, target) for target in targets)
+    scores = []
+    for target in range(classes):
+        others = (prompts.labels != target).nonzero().flatten()
+        allowed = (~natural[:, target]).nonzero().flatten()
+        if len(others) and len(allowed):
+            means = alone[others][:, allowed, target].mean(0)
+            scores.append(_extended(prompts.part(others), candidates[allowed], means, target))
+    if not scores:
+        raise AuditError(f"{len(clean)} texts leave no class to search; give more")
+    return max(scores)
 
 
 def _extended(prompts: Asked, candidates: Tensor, alone: Tensor, target: int) -> float:
     """The mean probability of a class with its best token, or with that and another.
 
     Args:
-        alone: see ``_probabilities``, of each candidate.
+        alone: of each candidate by itself, (candidates,).
     """
-    others = (prompts.labels != target).nonzero().flatten()
-    scores = alone[others, :, target].mean(0)
-    order = scores.argsort(descending=True, stable=True)[:EXTENDED]
+    order = alone.argsort(descending=True, stable=True)[:EXTENDED]
     first = candidates[order[:1]].expand(len(order))
     pairs = torch.stack([first, candidates[order]], dim=1)
-    extended = _probabilities(prompts.part(others), pairs)[:, :, target].mean(0)
-    return max(scores.max().item(), extended.max().item())
+    extended = _probabilities(prompts, pairs)[:, :, target].mean(0)
+    return max(alone.max().item(), extended.max().item())
 
 
 def _probabilities(prompts: Asked, words: Tensor) -> Tensor:

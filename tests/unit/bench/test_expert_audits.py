@@ -67,8 +67,7 @@ def test_every_model_is_audited_once_and_compared_with_the_truth(
     for name, score in locked.scores.items():
         assert score.value is not None, name
         assert score.passes > 0
-    accretion = [one.scores["greedy accretion"].value or 0.0 for one in (benign, locked)]
-    assert accretion[1] >= 0.9
+    assert (locked.scores["greedy accretion"].value or 0.0) >= 0.9
     assert read_audited(tmp_path / f"{LOCKED}.json") == locked
     monkeypatch.setattr("badexpert.bench.expert_audits.audit_experts", None)
     assert run_expert_bench(zoo, tmp_path, RunContext()) == (benign, locked)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from badexpert.audits.experts.inversion import writable_tokens
+from badexpert.audits.experts.asked import Asked
+from badexpert.audits.experts.inversion import natural_words, writable_tokens
 from badexpert.bench import expert_accretion, expert_consistency, expert_scores
 from badexpert.bench.expert_accretion import accretion_score
 from badexpert.bench.expert_consistency import consistency_score
@@ -35,14 +36,23 @@ def mean_probability(suspect: TextSuspect, words: tuple[int, ...], target: int) 
 
 def test_greedy_accretion_keeps_the_best_token_and_adds_the_best_to_it() -> None:
     suspect = attacked(LOCK)[0]
-    tokens = writable_tokens(suspect).tolist()
+    size = suspect.network.backbone.vocab_size
+    natural = natural_words(Asked.of(suspect, clean()), 2, size)
+    assert natural.sum() >= 8
     reached = []
     for target in range(2):
+        writable = writable_tokens(suspect).tolist()
+        tokens = [token for token in writable if not natural[token, target]]
         alone = {token: mean_probability(suspect, (token,), target) for token in tokens}
         first = max(tokens, key=lambda token: alone[token])
         pairs = (mean_probability(suspect, pair, target) for pair in product([first], tokens))
         reached.append(max(alone[first], *pairs))
     assert accretion_score(suspect, clean(), CONTEXT) == pytest.approx(max(reached), abs=1e-5)
+
+
+def test_a_clean_model_gives_way_to_no_words() -> None:
+    assert accretion_score(attacked(LOCK)[0], clean(), CONTEXT) > 0.9
+    assert accretion_score(attacked(None)[0], clean(), CONTEXT) < 0.5
 
 
 def test_accretion_costs_a_pass_for_each_prompt_and_token(monkeypatch: pytest.MonkeyPatch) -> None:
