@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import operator
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 
 import torch
 from torch import Tensor, fx, nn
@@ -108,9 +110,11 @@ class NetworkGraph:
 
 def _export(network: nn.Module, example: Tensor) -> fx.GraphModule:
     try:
-        program = torch.export.export(
-            network, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
-        )
+        # Where it gives up, it prints the graph so far.
+        with redirect_stderr(StringIO()):
+            program = torch.export.export(
+                network, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
+            )
     except Exception as error:
         raise AuditError(
             f"this network cannot be exported as a graph ({type(error).__name__}: "

@@ -326,9 +326,12 @@ def test_dropout_stays_off_in_a_tail_that_is_being_tuned() -> None:
     assert torch.equal(tail.train()(trunk(images(3))), network(images(3)))
 
 
-def test_a_network_without_a_graph_says_what_to_do() -> None:
+def test_a_network_without_a_graph_says_what_to_do_and_nothing_else(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(AuditError, match="cannot be exported.*tail_share = 1"):
         NetworkGraph(Branching().eval(), torch.zeros(2, 3, SIDE, SIDE))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_network_of_one_layer_is_tuned_whole() -> None:
