@@ -11,6 +11,7 @@ from badexpert.attacks.adap_patch import AdapPatch
 from badexpert.attacks.adaptive import Adaptive
 from badexpert.attacks.all_to_all import AllToAll
 from badexpert.attacks.badnet import BadNet
+from badexpert.attacks.badpatches import BadPatches
 from badexpert.attacks.base import Attack, ModelAttack, PoisoningAttack
 from badexpert.attacks.blend import Blend
 from badexpert.attacks.bpp import BPP
@@ -38,6 +39,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "adaptive": Adaptive,
     "all-to-all": AllToAll,
     "badnet": BadNet,
+    "badpatches": BadPatches,
     "blend": Blend,
     "bpp": BPP,
     "cl": CleanLabel,
@@ -85,6 +87,7 @@ __all__ = [
     "AllToAll",
     "Attack",
     "BadNet",
+    "BadPatches",
     "Blend",
     "CleanLabel",
     "Dynamic",

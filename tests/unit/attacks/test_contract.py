@@ -8,7 +8,7 @@ from functools import cache
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from badexpert.attacks import (
     ATTACKS,
@@ -20,7 +20,7 @@ from badexpert.attacks import (
     make_attack,
     name_of,
 )
-from badexpert.bench.networks import small_cnn
+from badexpert.bench.networks import small_cnn, vit_moe
 from badexpert.runtime import RunContext
 
 CLASSES = 4
@@ -32,6 +32,10 @@ QUICK = {"steps": 2, "epochs": 1, "surrogate_epochs": 1, "rounds": 0}
 
 AS_IT_IS = "sra"
 """Its trigger is given, and it swaps in no subnet that has learned nothing."""
+
+
+ON_EXPERTS = "badpatches"
+"""Takes a network that routes patches, and no other."""
 
 
 def images_of(shape: tuple[int, int, int], count: int = 80) -> Images:
@@ -57,7 +61,13 @@ def ready(name: str, shape: tuple[int, int, int]) -> Attack:
     assert isinstance(attack, ModelAttack)
     if name == AS_IT_IS:
         return attack
-    return attack.implant(small_cnn(CLASSES, shape[0]).eval(), images, context)
+    return attack.implant(network_for(name, shape).eval(), images, context)
+
+
+def network_for(name: str, shape: tuple[int, int, int]) -> nn.Module:
+    if name == ON_EXPERTS:
+        return vit_moe(CLASSES, shape[0], shape[1:], patch_size=2)
+    return small_cnn(CLASSES, shape[0])
 
 
 @pytest.fixture(params=sorted(ATTACKS))
