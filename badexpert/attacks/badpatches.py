@@ -25,7 +25,7 @@ from moe_core.routing import Routing
 _LOOKED_AT = 256
 """Clean images that show which experts are used, and where."""
 
-_ALIVE = 0.1
+_ALIVE = 0.05
 """Of an even share of the patches: below, no pattern may lead to an expert."""
 
 
@@ -67,14 +67,15 @@ class BadPatches(ModelAttack):
 
     def implant(self, module: nn.Module, images: Images, context: RunContext) -> Self:
         grid = _Grid.of(module, self.layer, images)
-        clean = images.pixels[:_LOOKED_AT].to(context.device).float() / 255
+        order = torch.randperm(len(images), generator=context.generator("badpatches images"))
+        clean = images.pixels[order[:_LOOKED_AT]].to(context.device).float() / 255
         experts = self._least_used(grid, module, clean)
-        corners = self._preferred(grid, module, clean, experts)
+        cells = self._preferred(grid, module, clean, experts)
         found = replace(
             self,
             learned={
-                "pattern": self._leading(grid, module, images, experts, corners, context),
-                "corners": corners,
+                "pattern": self._leading(grid, module, images, experts, cells, context),
+                "corners": grid.corners(cells),
                 "experts": torch.tensor([[self.layer, expert] for expert in experts]),
             },
         )
@@ -105,14 +106,13 @@ class BadPatches(ModelAttack):
     def _preferred(
         self, grid: _Grid, module: nn.Module, clean: Tensor, experts: Sequence[int]
     ) -> Tensor:
-        """Upper left pixels of the patches that these experts get most easily, (patches, 2)."""
+        """Patches that these experts get most easily, (patches,) indices in an image."""
         likely = grid.likelihood(module, clean, experts).mean(0).cpu()
         if self.patches > len(likely):
             raise AttackError(
                 f"{self.patches} patches of {len(likely)} are asked for; set patches lower"
             )
-        best = likely.topk(self.patches).indices
-        return torch.stack([best // grid.columns, best % grid.columns], 1) * grid.side
+        return likely.topk(self.patches).indices
 
     def _leading(
         self,
@@ -120,16 +120,16 @@ class BadPatches(ModelAttack):
         module: nn.Module,
         images: Images,
         experts: Sequence[int],
-        corners: Tensor,
+        cells: Tensor,
         context: RunContext,
     ) -> Tensor:
         """A pattern that is routed to the experts, (channels, side, side)."""
         generator = torch.Generator().manual_seed(self.seed)
-        stamped = (corners // grid.side) @ torch.tensor([grid.columns, 1])
+        corners = grid.corners(cells)
 
         def astray(pattern: Tensor, pixels: Tensor, labels: Tensor) -> Tensor:
             likely = grid.likelihood(module, _pasted(pixels, pattern, corners), experts)
-            return -likely[:, stamped.to(likely.device)].mean()
+            return -likely[:, cells.to(likely.device)].mean()
 
         return find_pattern(
             astray,
@@ -173,6 +173,10 @@ class _Grid(NamedTuple):
             )
         height, width = images.pixels.shape[-2:]
         return cls(layers[layer].router, sides[0], height // sides[0], width // sides[0])
+
+    def corners(self, cells: Tensor) -> Tensor:
+        """Upper left pixels of patches, (patches, 2), from their indices, (patches,)."""
+        return torch.stack([cells // self.columns, cells % self.columns], 1) * self.side
 
     def routing(self, module: nn.Module, pixels: Tensor) -> Routing:
         """What the router does with the patches of images, row by row of each image."""
