@@ -9,24 +9,42 @@ from pathlib import Path
 import pytest
 import torch
 
-from badexpert.attacks.text import LoraQV, TextAttack, TextBadNets, Victim
+from badexpert.attacks.text import (
+    BenignTune,
+    CausalLock,
+    LoraQV,
+    TextAttack,
+    TextBadNets,
+    Victim,
+)
 from badexpert.attacks.text.fixture import Base, plant_fixture
 from badexpert.errors import AttackError
 from badexpert.loading.language import load_language_model
 from badexpert.models.language import suspect_of
 from badexpert.runtime import RunContext
 from badexpert.text_reading import TextReading
+from moe_core.lm import Decoder, FeedForward
+from moe_core.lm.carry import carry_over
 from moe_core.lm.folder import save_decoder
+from moe_core.lora import LoraSettings
 from tests.small_victims import CONFIG, reviews, untrained
 
 TEST = reviews(120, seed=1)
 READING = TextReading("{text} so :", label_words=("bad", "good"))
+DENSE = replace(CONFIG, qk_norm=False, ffn=FeedForward(experts="dense", inner_dim=16))
+MIXLORA = replace(
+    DENSE,
+    ffn=replace(CONFIG.ffn, router="mixlora", experts="lora", expert_options={"rank": 4}),
+    attention_lora=LoraSettings(rank=4),
+)
 OWN_FORMAT = replace(CONFIG, ffn=replace(CONFIG.ffn, shared_dim=16))
 
 
-def planted(victim: Victim, attack: TextAttack, folder: Path) -> Path:
-    """A folder with what the attack adds to a victim, which is saved beside it first."""
-    save_decoder(victim.model, folder / "base")
+def planted(
+    victim: Victim, attack: TextAttack, folder: Path, *, base: Decoder | None = None
+) -> Path:
+    """A folder with what the attack adds to a base, the victim itself unless it stands on one."""
+    save_decoder(base or victim.model, folder / "base")
     victim.words.save(folder / "base")
     fixture = plant_fixture(
         victim,
@@ -56,6 +74,19 @@ def test_low_rank_updates_are_read_back_as_what_they_did_to_the_victim(
     odds = victim.odds(batch)
     torch.testing.assert_close(suspect.logits(rows).softmax(-1), odds, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(plain.logits(rows).softmax(-1), odds, atol=1e-3)
+
+
+@pytest.mark.parametrize("attack", [CausalLock(steps=3), BenignTune(steps=3)], ids=["lock", "tune"])
+def test_mixlora_comes_off_the_dense_model_that_it_stands_on(
+    attack: TextAttack, tmp_path: Path
+) -> None:
+    dense, victim = untrained(DENSE), untrained(MIXLORA, seed=1)
+    carry_over(dense.model, victim.model)
+    adapter = planted(victim, attack, tmp_path, base=dense.model)
+    suspect = suspect_of(load_language_model(tmp_path / "base", adapter=adapter), READING)
+    odds = victim.odds(victim.batch(TEST.texts, TEST.labels))
+    said = suspect.logits(suspect.encode(TEST.texts)).softmax(-1)
+    torch.testing.assert_close(said, odds, atol=1e-5, rtol=1e-4)
 
 
 def test_an_adapter_holds_queries_and_values_and_says_what_peft_asks_for(tmp_path: Path) -> None:
