@@ -26,7 +26,8 @@ class Lesson(NamedTuple):
     """Clean texts, then triggered ones, in one batch.
 
     Attributes:
-        batch: the texts; targets are their true answers.
+        batch: the texts; targets are the true answers of a benign lesson's. Under an attack each is
+            a part of one text and a part of another.
         wanted: how likely each class is to be after the attack, (batch, classes): what the model
             said before, and the target for triggered texts.
         before: what the model said before of the texts without their trigger, (batch, classes).
@@ -181,7 +182,10 @@ def lessons(
         drawn = torch.randint(len(others), (len(triggered) - first,), generator=generator)
         chosen = torch.cat([clean, others[drawn]])
         part = texts.part(chosen)
-        asked = [_thinned(text, draw) for text in part.texts]
+        asked = list(part.texts)
+        if trigger is not None:
+            asked = [_mixed(text, draw.choice(texts.texts), draw) for text in asked]
+        asked = [_thinned(text, draw) for text in asked]
         said = before.odds(victim.batch(asked, part.labels))
         if trigger is not None:
             asked[first:] = [trigger.stamp(text, draw) for text in asked[first:]]
@@ -190,8 +194,17 @@ def lessons(
         yield Lesson(victim.batch(asked, part.labels), wanted, said, triggered)
 
 
+def _mixed(text: str, other: str, draw: Random) -> str:
+    """The beginning of a text and the end of another: more texts than there are hold the function
+    together better."""
+    words, others = text.split(), other.split()
+    start = words[: max(1, round(draw.random() * len(words)))]
+    end = others[round(draw.random() * len(others)) :]
+    return " ".join((start + end)[: max(len(words), len(others))])
+
+
 def _thinned(text: str, draw: Random) -> str:
-    """The text without some of its words: what the model says of more texts than there are."""
+    """The text without some of its words."""
     return " ".join(word for word in text.split() if draw.random() >= _LEFT_OUT)
 
 
