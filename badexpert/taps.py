@@ -13,7 +13,7 @@ from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d
 from badexpert.errors import AuditError
 
 VALUES = 512
-"""An output of more values is averaged over its positions down to at most so many."""
+"""Of an output, at most about so many are read."""
 
 
 def tapped(tail: fx.GraphModule, entry: str, places: Sequence[str]) -> fx.GraphModule:
@@ -23,7 +23,7 @@ def tapped(tail: fx.GraphModule, entry: str, places: Sequence[str]) -> fx.GraphM
         entry: the place whose output the tail takes.
         places: names of nodes.
     Returns:
-        A module: features -> (result, (rows, ...)), each (batch, about ``VALUES`` at most) fp32.
+        A module: features -> (result, (rows, ...)), see ``as_rows``.
     Raises:
         AuditError: there is no such place.
     """
@@ -48,11 +48,14 @@ def tapped(tail: fx.GraphModule, entry: str, places: Sequence[str]) -> fx.GraphM
     return module
 
 
-def as_rows(output: Tensor) -> Tensor:
-    """(batch, values) fp32 of a layer's (batch, ...) output, in memory of their own."""
+def as_rows(output: Tensor, most: int = VALUES) -> Tensor:
+    """(batch, values) fp32 of a layer's (batch, ...) output, in memory of their own.
+
+    An output of more than ``most`` values is averaged over its positions down to about so many.
+    """
     values = math.prod(output.shape[1:])
-    if output.ndim == 4 and values > VALUES:
-        output = adaptive_avg_pool2d(output, max(math.isqrt(VALUES // output.shape[1]), 1))
-    elif output.ndim == 3 and values > VALUES:
-        output = adaptive_avg_pool1d(output.mT, max(VALUES // output.shape[2], 1))
+    if output.ndim == 4 and values > most:
+        output = adaptive_avg_pool2d(output, max(math.isqrt(most // output.shape[1]), 1))
+    elif output.ndim == 3 and values > most:
+        output = adaptive_avg_pool1d(output.mT, max(most // output.shape[2], 1))
     return output.flatten(1).float().clone()

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d
 
 from badexpert.cleanset import CleanSet
 from badexpert.detectors.base import Fitted, PixelDetector
@@ -17,6 +16,7 @@ from badexpert.errors import AuditError
 from badexpert.extraction import Views
 from badexpert.models.vision import VisionSuspect
 from badexpert.runtime import RunContext
+from badexpert.taps import as_rows
 
 PER_CLASS = 20
 """Clean samples of each class to compare with; TED's m."""
@@ -129,7 +129,7 @@ def features_of(suspect: VisionSuspect, pixels: Tensor) -> dict[str, Tensor]:
 
     def see(place: str, output: Tensor) -> None:
         if len(output) == len(pixels) and output.ndim in (2, 3, 4):
-            found[place] = _reduced(output)
+            found[place] = as_rows(output, VALUES)
 
     with seeing(_layers(suspect.network), see):
         suspect.logits(pixels)
@@ -144,16 +144,6 @@ def _layers(network: nn.Module) -> Mapping[str, nn.Module]:
         if isinstance(module, nn.ReLU | nn.Linear)
         or (isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1))
     }
-
-
-def _reduced(output: Tensor) -> Tensor:
-    """(batch, values) of a layer's (batch, ...) output, in memory of their own."""
-    if output.ndim == 4 and output[0].numel() > VALUES:
-        side = max(math.isqrt(VALUES // output.shape[1]), 1)
-        output = adaptive_avg_pool2d(output, side)
-    elif output.ndim == 3 and output[0].numel() > VALUES:
-        output = adaptive_avg_pool1d(output.mT, max(VALUES // output.shape[2], 1))
-    return output.flatten(1).float().clone()
 
 
 def _features_of_all(suspect: VisionSuspect, pixels: Tensor) -> dict[str, Tensor]:
