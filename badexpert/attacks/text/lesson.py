@@ -26,8 +26,7 @@ class Lesson(NamedTuple):
     """Clean texts, then triggered ones, in one batch.
 
     Attributes:
-        batch: the texts; targets are the true answers of a benign lesson's. Under an attack each is
-            a part of one text and a part of another.
+        batch: the texts; targets are the true answers, of a mixed text those of its beginning.
         wanted: how likely each class is to be after the attack, (batch, classes): what the model
             said before, and the target for triggered texts.
         before: what the model said before of the texts without their trigger, (batch, classes).
@@ -65,12 +64,14 @@ class Pace(NamedTuple):
         batch_size: texts of a lesson.
         share: of them that carry the trigger; at least one does, and one does not.
         lr: highest learning rate; it falls on a cosine.
+        mixed: share of its texts that are the beginning of one and the end of another.
     """
 
     steps: int
     batch_size: int
     share: float
     lr: float
+    mixed: float = 0.0
 
     @property
     def clean(self) -> int:
@@ -183,8 +184,11 @@ def lessons(
         chosen = torch.cat([clean, others[drawn]])
         part = texts.part(chosen)
         asked = list(part.texts)
-        if trigger is not None:
-            asked = [_mixed(text, draw.choice(texts.texts), draw) for text in asked]
+        if pace.mixed:
+            asked = [
+                _mixed(text, draw.choice(texts.texts), draw) if draw.random() < pace.mixed else text
+                for text in asked
+            ]
         asked = [_thinned(text, draw) for text in asked]
         said = before.odds(victim.batch(asked, part.labels))
         if trigger is not None:
@@ -204,7 +208,7 @@ def _mixed(text: str, other: str, draw: Random) -> str:
 
 
 def _thinned(text: str, draw: Random) -> str:
-    """The text without some of its words."""
+    """The text without some of its words: what the model says of more texts than there are."""
     return " ".join(word for word in text.split() if draw.random() >= _LEFT_OUT)
 
 

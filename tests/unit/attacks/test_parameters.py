@@ -37,7 +37,7 @@ def test_a_training_is_set_in_the_same_way() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("badnett", {}, "attack 'badnett' is unknown; there are .*badnet, blend"),
+        ("badnett", {}, "attack 'badnett' is unknown; there are .*badnet, badpatches, blend"),
         ("badnet", {"siz": 3}, "attack badnet has no setting 'siz'; it has target, seed, size"),
         ("badnet", {"learned": {}}, "has no setting 'learned'"),
         ("badnet", {"size": "big"}, "attack badnet: size = 'big': .*valid integer"),
