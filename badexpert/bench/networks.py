@@ -159,7 +159,7 @@ def vit_moe(
 ) -> nn.Module:
     """A vision transformer of two blocks, in which a router sends each patch to 2 of 8 experts.
 
-    135 thousand parameters; ``patch_size=2`` suits images of 8x8.
+    137 thousand parameters; ``patch_size=2`` suits images of 8x8.
     Source: Riquelme et al., V-MoE, arXiv:2106.05974.
     Departs: no loss balances the experts, since images are trained on their classes alone, and no
         expert has a capacity; every block has experts; patches are averaged, without a class token.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import fx
 
 from badexpert.batchnorm import has_batch_norm
 from badexpert.bench.networks import resnet20
@@ -15,8 +16,11 @@ from badexpert.detection import calibrate
 from badexpert.detectors import Detector
 from badexpert.extraction import Bundle
 from badexpert.extraction.bundle import graph_of
-from badexpert.extraction.comparison import AUXILIARIES, EXPERTS, SHIFTED, SUSPECT
+from badexpert.extraction.comparison import AUXILIARIES, EXPERTS, NEIGHBOURS, SHIFTED, SUSPECT
+from badexpert.extraction.features import Features, compute_features
+from badexpert.extraction.neighbours import find_neighbours
 from badexpert.extraction.record import Record, Scale
+from badexpert.extraction.watch import watch_over
 from badexpert.loading.architecture import parse_architecture
 from badexpert.models.vision import VisionSuspect
 from badexpert.preprocessing import Preprocessing
@@ -55,6 +59,12 @@ def untuned_bundle(suspect: VisionSuspect, tail_share: float | None) -> Bundle:
     trunk, tail = graph.split(cut)
     experts = (SHIFTED,) if has_batch_norm(tail) else EXPERTS
     parts = (*experts, *AUXILIARIES)
+    pixels = noise(_CALIBRATION, suspect)
+    fit = compute_features(trunk, Features(pixels, suspect.predict(pixels).cpu()), suspect.device)
+    watch = watch_over(tail, fit, CLASSES, suspect.device)
+    neighbours, _ = find_neighbours(
+        cast(fx.GraphModule, tail), cut.node, graph.places(cut), fit, watch
+    )
     record = Record.of(
         suspect,
         cut=cut,
@@ -63,13 +73,12 @@ def untuned_bundle(suspect: VisionSuspect, tail_share: float | None) -> Bundle:
         clean_digest="",
         samples={},
         clean_accuracy={},
-        scales=dict.fromkeys(parts, Scale(0.0, 1.0, 1.0)),
+        scales=dict.fromkeys((*parts, NEIGHBOURS), Scale(0.0, 1.0, 1.0)),
         trajectories={},
         notes=("nothing was tuned: this bundle is only good for timing",),
     )
-    return Bundle(
-        suspect, record, trunk, {SUSPECT: tail, **{part: copy.deepcopy(tail) for part in parts}}
-    )
+    tails = {SUSPECT: tail, **{part: copy.deepcopy(tail) for part in parts}}
+    return Bundle(suspect, record, trunk, tails, neighbours=neighbours)
 
 
 def noise(images: int, suspect: VisionSuspect) -> torch.Tensor:

@@ -203,12 +203,7 @@ def _restored(start: nn.Module, tensors: Mapping[str, Tensor], part: str) -> nn.
         RuntimeError: there are other ones than belong to it.
     """
     restored = sharing_copy(start) if has_updates(start) else single_precision_copy(start)
-    prefix = f"{part}."
-    found = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+    found = _below(tensors, part)
     if tuned_state(restored).keys() != found.keys():
         raise RuntimeError(f"tensors of {part} have no place or are missing")
     restored.load_state_dict(found, strict=False)
@@ -230,14 +225,18 @@ def _neighbours(tensors: Mapping[str, Tensor], device: torch.device) -> Neighbou
     Raises:
         RuntimeError: some are missing.
     """
-    prefix = f"{NEIGHBOURS}."
-    return Neighbours.from_state(
-        {
-            name.removeprefix(prefix): tensor.to(device)
-            for name, tensor in tensors.items()
-            if name.startswith(prefix)
-        }
-    )
+    known = _below(tensors, NEIGHBOURS)
+    return Neighbours.from_state({name: tensor.to(device) for name, tensor in known.items()})
+
+
+def _below(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The tensors of one part, by what they are called in it."""
+    prefix = f"{part}."
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -88,10 +88,13 @@ class Comparison:
         self.neighbours = neighbours
         self._suspect = suspect
         self._trunk = fold_batch_norm(trunk.eval())
-        self._folded = {part: fold_batch_norm(tail) for part, tail in self.tails.items()}
+        own = self.tails[SUSPECT]
         if neighbours is not None:
-            graph = cast(fx.GraphModule, self.tails[SUSPECT])
-            self._tapped = fold_batch_norm(tapped(graph, entry, tuple(neighbours.features)))
+            own = tapped(cast(fx.GraphModule, own), entry, tuple(neighbours.features))
+        self._folded = {
+            part: fold_batch_norm(own if part == SUSPECT else tail)
+            for part, tail in self.tails.items()
+        }
 
     @torch.inference_mode()
     def view(self, inputs: Inputs, parts: Collection[str] | None = None) -> Views:
@@ -107,16 +110,15 @@ class Comparison:
         """``view``, differentiable in floating pixels: for an attacker who knows the defence."""
         taken, answering = self._suspect.network_inputs(inputs), self._suspect.answering
         features = self._trunk(taken)
-        known = self.neighbours if parts is None or NEIGHBOURS in parts else None
-        if known is None:
-            scores, rows = self._folded[SUSPECT](features), ()
-        else:
-            scores, rows = self._tapped(features)
+        answered = self._folded[SUSPECT](features)
+        scores, rows = (answered, ()) if self.neighbours is None else answered
         scores = scores.float()
         answers = answering.chosen(scores)
         looks = {SUSPECT: answering.log_odds(scores, answers)}
         for part, tail in self._folded.items():
             if part != SUSPECT and (parts is None or part in parts):
                 looks[part] = answering.log_odds(tail(features).float(), answers)
-        distances = None if known is None else known.distance(rows, answers)
+        distances = None
+        if self.neighbours is not None and (parts is None or NEIGHBOURS in parts):
+            distances = self.neighbours.distance(rows, answers)
         return Views(answers, looks, taken, distances)

@@ -28,6 +28,7 @@ def test_untuned_copies_agree_with_the_suspect(suspect: VisionSuspect) -> None:
     torch.testing.assert_close(views.answers, suspect.predict(pixels))
     for part in bundle.parts:
         torch.testing.assert_close(views.log_odds[part], views.log_odds[SUSPECT])
+    assert views.distances is not None
 
 
 def test_copies_of_a_whole_network_cost_more_than_of_a_twentieth(
