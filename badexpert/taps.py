@@ -13,7 +13,7 @@ from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d
 from badexpert.errors import AuditError
 
 VALUES = 512
-"""Of an output, at most about so many are read."""
+"""Of an output, at most so many are read."""
 
 
 def tapped(tail: fx.GraphModule, entry: str, places: Sequence[str]) -> fx.GraphModule:
@@ -51,11 +51,15 @@ def tapped(tail: fx.GraphModule, entry: str, places: Sequence[str]) -> fx.GraphM
 def as_rows(output: Tensor, most: int = VALUES) -> Tensor:
     """(batch, values) fp32 of a layer's (batch, ...) output, in memory of their own.
 
-    An output of more than ``most`` values is averaged over its positions down to about so many.
+    An output of more than ``most`` values is averaged over its positions, and where that is not
+    enough over neighbouring channels, until at most so many are left.
     """
     values = math.prod(output.shape[1:])
     if output.ndim == 4 and values > most:
         output = adaptive_avg_pool2d(output, max(math.isqrt(most // output.shape[1]), 1))
     elif output.ndim == 3 and values > most:
         output = adaptive_avg_pool1d(output.mT, max(most // output.shape[2], 1))
-    return output.flatten(1).float().clone()
+    rows = output.flatten(1).float()
+    if rows.shape[1] > most:
+        rows = adaptive_avg_pool1d(rows[:, None], most).squeeze(1)
+    return rows.clone()

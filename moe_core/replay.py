@@ -14,9 +14,9 @@ _Result = TypeVar("_Result")
 _ROUNDING = 1e-6
 """Of sums in another order, as some GPU kernels make them."""
 
-
-_CACHE = "past_key_values"
-"""What transformers lets layers fill for generation; one that runs again must not do it twice."""
+_CACHES = frozenset({"cache", "past_key_values"})
+"""What transformers lets layers fill for generation, by its name from 5.24 on and before; one that
+runs again must not do it twice."""
 
 
 class Call(NamedTuple):
@@ -67,7 +67,7 @@ class LayerStack:
 
         def keep(at: int) -> Callable[..., None]:
             def seen(_layer: nn.Module, inputs: Any, options: Any, output: Any) -> None:
-                named = {name: None if name == _CACHE else v for name, v in options.items()}
+                named = {name: None if name in _CACHES else v for name, v in options.items()}
                 made[at] = Call(inputs, named, output)
 
             return seen

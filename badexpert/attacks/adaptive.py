@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from badexpert.cleanset import CleanSet
 from badexpert.detectors.badexpert import BaDExpert
 from badexpert.errors import AttackError, AuditError, CleanSetError
 from badexpert.extraction import extract
+from badexpert.extraction.comparison import EXPERTS
 from badexpert.models.vision import VisionSuspect
 from badexpert.preprocessing import Preprocessing
 from badexpert.runtime import RunContext
@@ -41,7 +42,9 @@ class Adaptive(ModelAttack):
         rounds: how often the extraction is simulated; each pattern is made against all so far.
         samples: images for each simulated extraction.
         steps: of the search for the pattern, each round.
-        evasion: weight of the detector's score beside the loss of the target.
+        evasion: weight of what is evaded beside the loss of the target.
+        evades: ``score``, all that the detector adds up, or ``experts``, what the backdoor experts
+            give to it.
     Source: Xie et al., ICLR 2024, arXiv:2308.12439, the adaptive attack on BaDExpert.
     Departs: the attacker faces this project's detector, several extractions of it at once.
     """
@@ -54,6 +57,7 @@ class Adaptive(ModelAttack):
     samples: int = 1000
     steps: int = 300
     evasion: float = 0.5
+    evades: Literal["score", "experts"] = "score"
 
     def __post_init__(self) -> None:
         require_opacity(self.alpha)
@@ -110,11 +114,13 @@ class Adaptive(ModelAttack):
         images: Images,
         context: RunContext,
     ) -> Tensor:
+        parts = EXPERTS if self.evades == "experts" else BaDExpert.parts
+
         def loss(pattern: Tensor, pixels: Tensor, labels: Tensor) -> Tensor:
             stamped = self._blend(pixels, pattern)
             wanted = self.relabel(labels, images.num_classes)
             scores = [
-                detector.combine(detector.bundle.look(stamped, detector.parts)).mean()
+                detector.combine(detector.bundle.look(stamped, parts)).mean()
                 for detector in detectors
             ]
             missed = cross_entropy(module(stamped).float(), wanted)

@@ -1,5 +1,5 @@
 """Our comparison: the backdoor experts still hold the answer, an auxiliary gave it up, or the
-input lies far from the clean samples of its answer."""
+input is unlike the clean samples of its answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 
 from badexpert.detectors.base import Detector
-from badexpert.extraction.comparison import AUXILIARIES, EXPERTS, NEIGHBOURS, Views
+from badexpert.extraction.comparison import AUXILIARIES, DISTANCES, EXPERTS, Views
+from badexpert.extraction.gaussians import LAST
+
+COUNTS = {LAST: 2}
+"""How often a part counts, if not once: the last layer misses fewer attacks than any copy."""
 
 
 class BaDExpert(Detector):
@@ -25,17 +29,17 @@ class BaDExpert(Detector):
     Source: Xie et al., ICLR 2024, arXiv:2308.12439, section 4.
     Departs: log-odds instead of probabilities, so that nothing saturates; an auxiliary's doubt is
         measured from the suspect's own; a second expert where there is no batch-norm, and a second
-        auxiliary; the distance from clean samples, see ``Neighbours``; a sum instead of two lines
+        auxiliary; the distance from clean samples, see ``Gaussians``; a sum instead of two lines
         in the plane, so that there is no slope to set.
     """
 
     name: ClassVar[str] = "badexpert"
-    parts: ClassVar[frozenset[str]] = frozenset({*EXPERTS, *AUXILIARIES, NEIGHBOURS})
+    parts: ClassVar[frozenset[str]] = frozenset({*EXPERTS, *AUXILIARIES, *DISTANCES})
 
     def combine(self, views: Views) -> Tensor:
         found = views.suspicions()
         raised = [
-            scale.apply(found[part])
+            COUNTS.get(part, 1) * scale.apply(found[part])
             for part, scale in self.bundle.record.scales.items()
             if part in found
         ]

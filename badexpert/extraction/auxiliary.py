@@ -39,6 +39,7 @@ RECOVERED = 0.8
 LOST = 0.1
 """Of all clean inputs, what it may lose at most: whatever it doubts looks like a trigger."""
 
+FIRST_LR = 0.1
 HIGHEST_LR = 0.8
 HIGHEST_ADAM_LR = 0.1
 """Of a language model's full copies. Updates survive more, since the weights below them stay."""
@@ -88,14 +89,18 @@ def _search(
 
     full_text = isinstance(tail, TextNetwork) and not has_updates(tail)
     highest = HIGHEST_ADAM_LR if full_text else HIGHEST_LR
-    lr, found = highest, attempt(highest)
-    while found is None and lr > LOWEST_LR:
-        lr /= 2
-        found = attempt(lr)
+    lr, found = FIRST_LR, attempt(FIRST_LR)
+    if found is None:
+        while found is None and lr > LOWEST_LR:
+            lr /= 2
+            found = attempt(lr)
+    else:
+        while lr < highest and (higher := attempt(2 * lr)) is not None:
+            lr, found = 2 * lr, higher
     if found is None:
         return Tuned(trainable_copy(tail), tuple(tried), reached=False)
-    higher = attempt(lr * math.sqrt(2)) if lr < highest else None
-    return Tuned(found if higher is None else higher, tuple(tried), reached=True)
+    between = attempt(lr * math.sqrt(2)) if lr < highest else None
+    return Tuned(found if between is None else between, tuple(tried), reached=True)
 
 
 def _tune_once(

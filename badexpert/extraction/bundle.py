@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from badexpert.config import LOW_RANK, ExtractionConfig
 from badexpert.errors import AuditError, ConfigError, ModelLoadError
-from badexpert.extraction.comparison import NEIGHBOURS, SUSPECT, Comparison, Views
+from badexpert.extraction.comparison import DISTANCES, SUSPECT, Comparison, Views
+from badexpert.extraction.gaussians import LAST, Gaussians
 from badexpert.extraction.low_rank import has_updates, sharing_copy, tuned_state, with_updates
-from badexpert.extraction.neighbours import Neighbours
 from badexpert.extraction.record import RECORD, Record, read_record
 from badexpert.extraction.tuning import single_precision_copy
 from badexpert.models.origin import digest_file
@@ -25,6 +25,7 @@ from badexpert.suspect import Inputs, Suspect
 from badexpert.textset import CleanSamples
 
 _WEIGHTS = "weights.safetensors"
+_GAUSSIANS = "gaussians"
 _FITTED = "fitted"
 """First part of the names of tensors that belong to a detector and not to a tuned copy."""
 
@@ -46,18 +47,18 @@ class Bundle:
         trunk: nn.Module,
         tails: Mapping[str, nn.Module],
         fitted: Mapping[str, Mapping[str, Tensor]] | None = None,
-        neighbours: Neighbours | None = None,
+        gaussians: Gaussians | None = None,
     ) -> None:
         """Take the trunk, and the tails by part, the suspect's among them.
 
         Raises:
-            AuditError: the neighbours are from places that the suspect's tail does not have.
+            AuditError: the Gaussians are of places that the suspect's tail does not have.
         """
         self.suspect = suspect
         self.record = record
         self.fitted = dict(fitted or {})
         self._comparison = Comparison(
-            suspect, trunk, tails, entry=record.cut.node, neighbours=neighbours
+            suspect, trunk, tails, entry=record.cut.node, gaussians=gaussians
         )
 
     @classmethod
@@ -113,9 +114,9 @@ class Bundle:
         for part in self.parts:
             for name, tensor in tuned_state(self._comparison.tails[part]).items():
                 yield f"{part}.{name}", tensor
-        if self._comparison.neighbours is not None:
-            for name, tensor in self._comparison.neighbours.state().items():
-                yield f"{NEIGHBOURS}.{name}", tensor
+        if self._comparison.gaussians is not None:
+            for name, tensor in self._comparison.gaussians.state().items():
+                yield f"{_GAUSSIANS}.{name}", tensor
         for detector, state in self.fitted.items():
             for name, tensor in state.items():
                 yield f"{_FITTED}.{detector}.{name}", tensor
@@ -147,7 +148,7 @@ class Bundle:
             tuned = {
                 part: _restored(start, tensors, part)
                 for part in record.scales
-                if part != NEIGHBOURS
+                if part not in DISTANCES
             }
             return cls(
                 suspect,
@@ -155,7 +156,7 @@ class Bundle:
                 trunk,
                 {SUSPECT: tail, **tuned},
                 _fitted(tensors, suspect.device),
-                _neighbours(tensors, suspect.device) if NEIGHBOURS in record.scales else None,
+                _gaussians(tensors, suspect.device) if LAST in record.scales else None,
             )
         except (AuditError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
@@ -219,14 +220,14 @@ def _fitted(tensors: dict[str, Tensor], device: torch.device) -> dict[str, dict[
     return found
 
 
-def _neighbours(tensors: Mapping[str, Tensor], device: torch.device) -> Neighbours:
+def _gaussians(tensors: Mapping[str, Tensor], device: torch.device) -> Gaussians:
     """The clean samples to compare with.
 
     Raises:
         RuntimeError: some are missing.
     """
-    known = _below(tensors, NEIGHBOURS)
-    return Neighbours.from_state({name: tensor.to(device) for name, tensor in known.items()})
+    known = _below(tensors, _GAUSSIANS)
+    return Gaussians.from_state({name: tensor.to(device) for name, tensor in known.items()})
 
 
 def _below(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

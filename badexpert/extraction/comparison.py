@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, fx, nn
 
 from badexpert.batchnorm import fold_batch_norm
-from badexpert.extraction.neighbours import Neighbours
+from badexpert.extraction.gaussians import LAST, LAYERS, Gaussians
 from badexpert.suspect import Inputs, Suspect
 from badexpert.taps import tapped
 
@@ -22,8 +23,8 @@ DISTILLED = "distilled"
 EXPERTS = (SHIFTED, SPREAD)
 AUXILIARIES = (AUXILIARY, DISTILLED)
 
-NEIGHBOURS = "neighbours"
-"""No copy, but the suspect's own layers beside those of clean samples."""
+DISTANCES = (LAST, LAYERS)
+"""No copies, but the suspect's own layers beside those of clean samples."""
 
 
 class Views(NamedTuple):
@@ -35,14 +36,14 @@ class Views(NamedTuple):
             ``distilled``); each (batch,) fp32. Only the parts that were asked for are there.
         inputs: what was looked at: pixels, (batch, channels, height, width), floating, in [0, 1],
             or rows of tokens.
-        distances: from clean samples, (batch,) fp64, see ``Neighbours.distance``; None where they
-            were not asked for, or there is nothing to compare with.
+        distances: from clean samples, by part (``last``, ``layers``), each (batch,) fp64, see
+            ``Gaussians``; empty where none was asked for, or there is nothing to compare with.
     """
 
     answers: Tensor
     log_odds: Mapping[str, Tensor]
     inputs: Tensor
-    distances: Tensor | None = None
+    distances: Mapping[str, Tensor] = MappingProxyType({})
 
     def suspicions(self) -> dict[str, Tensor]:
         """By part, higher = more suspicious, (batch,) fp64: an expert that holds the answer, an
@@ -57,7 +58,7 @@ class Views(NamedTuple):
             for part, odds in self.log_odds.items()
             if part != SUSPECT
         }
-        return found if self.distances is None else {**found, NEIGHBOURS: self.distances}
+        return {**found, **self.distances}
 
 
 class Comparison:
@@ -65,7 +66,7 @@ class Comparison:
 
     Attributes:
         tails: by part; always the suspect's.
-        neighbours: clean samples to compare with, if there are any.
+        gaussians: clean samples to compare with, if there are any.
     """
 
     def __init__(
@@ -75,22 +76,22 @@ class Comparison:
         tails: Mapping[str, nn.Module],
         *,
         entry: str = "",
-        neighbours: Neighbours | None = None,
+        gaussians: Gaussians | None = None,
     ) -> None:
         """Take the shared trunk and the tails that go on it.
 
         Args:
             entry: the place of the cut.
         Raises:
-            AuditError: the neighbours are from places that the tail does not have.
+            AuditError: the Gaussians are of places that the tail does not have.
         """
         self.tails = {part: tail.eval() for part, tail in tails.items()}
-        self.neighbours = neighbours
+        self.gaussians = gaussians
         self._suspect = suspect
         self._trunk = fold_batch_norm(trunk.eval())
         own = self.tails[SUSPECT]
-        if neighbours is not None:
-            own = tapped(cast(fx.GraphModule, own), entry, tuple(neighbours.features))
+        if gaussians is not None:
+            own = tapped(cast(fx.GraphModule, own), entry, tuple(gaussians.places))
         self._folded = {
             part: fold_batch_norm(own if part == SUSPECT else tail)
             for part, tail in self.tails.items()
@@ -111,14 +112,14 @@ class Comparison:
         taken, answering = self._suspect.network_inputs(inputs), self._suspect.answering
         features = self._trunk(taken)
         answered = self._folded[SUSPECT](features)
-        scores, rows = (answered, ()) if self.neighbours is None else answered
+        scores, rows = (answered, ()) if self.gaussians is None else answered
         scores = scores.float()
         answers = answering.chosen(scores)
         looks = {SUSPECT: answering.log_odds(scores, answers)}
         for part, tail in self._folded.items():
             if part != SUSPECT and (parts is None or part in parts):
                 looks[part] = answering.log_odds(tail(features).float(), answers)
-        distances = None
-        if self.neighbours is not None and (parts is None or NEIGHBOURS in parts):
-            distances = self.neighbours.distance(rows, answers)
+        distances: dict[str, Tensor] = {}
+        if self.gaussians is not None and (parts is None or not set(DISTANCES).isdisjoint(parts)):
+            distances = self.gaussians.distances(rows, answers)
         return Views(answers, looks, taken, distances)

@@ -17,18 +17,18 @@ from badexpert.extraction.bundle import Bundle, graph_of, split_suspect
 from badexpert.extraction.comparison import (
     AUXILIARIES,
     AUXILIARY,
+    DISTANCES,
     DISTILLED,
     EXPERTS,
-    NEIGHBOURS,
     SHIFTED,
     SPREAD,
     SUSPECT,
     Views,
 )
 from badexpert.extraction.features import Features, compute_features
+from badexpert.extraction.gaussians import Gaussians, find_gaussians
 from badexpert.extraction.low_rank import note_of_what_stays, with_updates
 from badexpert.extraction.memory import choose_copies
-from badexpert.extraction.neighbours import Neighbours, find_neighbours
 from badexpert.extraction.paper import tune_auxiliary_as_published, tune_expert_as_published
 from badexpert.extraction.record import Record, Scale
 from badexpert.extraction.routers import note_of_unknown_routers
@@ -99,7 +99,7 @@ def extract(
     looks = {
         part: suspect.answering.log_odds(scores, watch.answers) for part, scores in logits.items()
     }
-    neighbours, distances = _neighbours(halves, fitted, watch)
+    gaussians, distances = _gaussians(halves, fitted, watch)
     seen = Views(watch.answers, looks, watched.values, distances).suspicions()
     record = Record.of(
         suspect,
@@ -111,14 +111,15 @@ def extract(
         samples={"tuned": len(tuned_on), "watched": len(watched)},
         clean_accuracy={part: watched.accuracy_of(scores) for part, scores in logits.items()},
         scales={
-            part: Scale.of(values, low_counts=part != NEIGHBOURS) for part, values in seen.items()
+            part: Scale.of(values, low_counts=part not in DISTANCES)
+            for part, values in seen.items()
         },
         trajectories={part: copy.trajectory for part, copy in tuned.items()},
         notes=notes,
     )
     for note in notes:
         logger.warning(note)
-    return Bundle(suspect, record, trunk, tails, neighbours=neighbours)
+    return Bundle(suspect, record, trunk, tails, gaussians=gaussians)
 
 
 def _kind_of_copies(suspect: Suspect, config: ExtractionConfig) -> tuple[Copies, tuple[str, ...]]:
@@ -174,14 +175,14 @@ def _uncut(suspect: Suspect, notes: tuple[str, ...]) -> _Halves:
     return _Halves(WHOLE, *split_suspect(suspect, WHOLE), notes=notes)
 
 
-def _neighbours(
+def _gaussians(
     halves: _Halves, fit: Features, watch: Watch
-) -> tuple[Neighbours | None, Tensor | None]:
+) -> tuple[Gaussians | None, dict[str, Tensor]]:
     """Clean samples to compare with and the watched ones' distances, where layers can be seen."""
     if not halves.places:
-        return None, None
+        return None, {}
     tail = cast(fx.GraphModule, halves.tail)
-    return find_neighbours(tail, halves.cut.node, halves.places, fit, watch)
+    return find_gaussians(tail, halves.cut.node, halves.places, fit, watch)
 
 
 def _apart(features: Features, share: float, context: RunContext) -> tuple[Features, Features]:

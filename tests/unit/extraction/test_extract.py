@@ -297,7 +297,7 @@ def test_searches_that_fell_short_are_noted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(auxiliary, "RECOVERED", 2.0)
-    monkeypatch.setattr(auxiliary, "HIGHEST_LR", 1.5 * auxiliary.LOWEST_LR)
+    monkeypatch.setattr(auxiliary, "FIRST_LR", 1.5 * auxiliary.LOWEST_LR)
     with caplog.at_level(logging.WARNING, "badexpert"):
         bundle = extract(with_dropout().suspect, without_batch_norm().fit)
     notes = bundle.record.notes
