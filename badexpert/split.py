@@ -80,14 +80,10 @@ class NetworkGraph:
         deeper = [other for other in self.cuts if other.tail_layers >= layers]
         return deeper[-1] if deeper else self.cuts[0]
 
-    def places(self, cut: Cut) -> tuple[str, ...]:
-        """Where to look into the tail: the last possible cut before each of its layers.
-
-        Layers before the default cut see less of what the network makes of its input; they are
-        left out.
-        """
-        first = max(self.cuts.index(cut), self.cuts.index(self.default_cut()))
-        return tuple({other.tail_layers: other.node for other in self.cuts[first:]}.values())
+    @property
+    def last_place(self) -> str:
+        """Where to look for what the last layer takes: the last possible cut."""
+        return self.cuts[-1].node
 
     def split(self, cut: Cut) -> tuple[nn.Module, nn.Module]:
         """The two halves; the trunk is frozen and shared, the tail is a copy that may be tuned.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx
@@ -16,14 +15,14 @@ VALUES = 512
 """Of an output, at most so many are read."""
 
 
-def tapped(tail: fx.GraphModule, entry: str, places: Sequence[str]) -> fx.GraphModule:
-    """A copy that returns its result and what it computed at each place, as rows.
+def tapped(tail: fx.GraphModule, entry: str, place: str) -> fx.GraphModule:
+    """A copy that returns its result and what it computed at a place, as rows.
 
     Args:
         entry: the place whose output the tail takes.
-        places: names of nodes.
+        place: name of a node.
     Returns:
-        A module: features -> (result, (rows, ...)), see ``as_rows``.
+        A module: features -> (result, rows), see ``as_rows``.
     Raises:
         AuditError: there is no such place.
     """
@@ -31,19 +30,17 @@ def tapped(tail: fx.GraphModule, entry: str, places: Sequence[str]) -> fx.GraphM
     graph = module.graph
     nodes = {node.name: node for node in graph.nodes}
     (start,) = (node for node in graph.nodes if node.op == "placeholder")
-    seen = []
-    for place in places:
-        node = start if place == entry else nodes.get(place)
-        if node is None:
-            raise AuditError(
-                f"this network has no place {place!r} behind its cut; another network, or another "
-                f"version of torch (this is {torch.__version__}), gave it that name"
-            )
-        # Read at once: an in-place operation may come next.
-        with graph.inserting_after(node):
-            seen.append(graph.call_function(as_rows, (node,)))
+    node = start if place == entry else nodes.get(place)
+    if node is None:
+        raise AuditError(
+            f"this network has no place {place!r} behind its cut; another network, or another "
+            f"version of torch (this is {torch.__version__}), gave it that name"
+        )
+    # Read at once: an in-place operation may come next.
+    with graph.inserting_after(node):
+        rows = graph.call_function(as_rows, (node,))
     (output,) = (node for node in graph.nodes if node.op == "output")
-    output.args = ((output.args[0], tuple(seen)),)
+    output.args = ((output.args[0], rows),)
     module.recompile()
     return module
 

@@ -138,8 +138,5 @@ def _views(bundle: Bundle, pixels: Tensor) -> Views:
     }
     answers = torch.cat([view.answers for view in views]).cpu()
     inputs = torch.cat([view.inputs for view in views]).cpu()
-    far = {
-        part: torch.cat([view.distances[part] for view in views]).cpu()
-        for part in views[0].distances
-    }
-    return Views(answers, looks, inputs, far)
+    far = [view.distances.cpu() for view in views if view.distances is not None]
+    return Views(answers, looks, inputs, torch.cat(far) if far else None)

@@ -16,9 +16,9 @@ from badexpert.detection import calibrate
 from badexpert.detectors import Detector
 from badexpert.extraction import Bundle
 from badexpert.extraction.bundle import graph_of
-from badexpert.extraction.comparison import AUXILIARIES, DISTANCES, EXPERTS, SHIFTED, SUSPECT
+from badexpert.extraction.comparison import AUXILIARIES, DISTANCE, EXPERTS, SHIFTED, SUSPECT
 from badexpert.extraction.features import Features, compute_features
-from badexpert.extraction.gaussians import find_gaussians
+from badexpert.extraction.gaussian import find_gaussian
 from badexpert.extraction.record import Record, Scale
 from badexpert.extraction.watch import watch_over
 from badexpert.loading.architecture import parse_architecture
@@ -62,9 +62,7 @@ def untuned_bundle(suspect: VisionSuspect, tail_share: float | None) -> Bundle:
     pixels = noise(_CALIBRATION, suspect)
     fit = compute_features(trunk, Features(pixels, suspect.predict(pixels).cpu()), suspect.device)
     watch = watch_over(tail, fit, CLASSES, suspect.device)
-    gaussians, _ = find_gaussians(
-        cast(fx.GraphModule, tail), cut.node, graph.places(cut), fit, watch
-    )
+    gaussian, _ = find_gaussian(cast(fx.GraphModule, tail), cut.node, graph.last_place, fit, watch)
     record = Record.of(
         suspect,
         cut=cut,
@@ -73,12 +71,12 @@ def untuned_bundle(suspect: VisionSuspect, tail_share: float | None) -> Bundle:
         clean_digest="",
         samples={},
         clean_accuracy={},
-        scales=dict.fromkeys((*parts, *DISTANCES), Scale(0.0, 1.0, 1.0)),
+        scales=dict.fromkeys((*parts, DISTANCE), Scale(0.0, 1.0, 1.0)),
         trajectories={},
         notes=("nothing was tuned: this bundle is only good for timing",),
     )
     tails = {SUSPECT: tail, **{part: copy.deepcopy(tail) for part in parts}}
-    return Bundle(suspect, record, trunk, tails, gaussians=gaussians)
+    return Bundle(suspect, record, trunk, tails, gaussian=gaussian)
 
 
 def noise(images: int, suspect: VisionSuspect) -> torch.Tensor:

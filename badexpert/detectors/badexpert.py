@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 
 from badexpert.detectors.base import Detector
-from badexpert.extraction.comparison import AUXILIARIES, DISTANCES, EXPERTS, Views
-from badexpert.extraction.gaussians import LAST
+from badexpert.extraction.comparison import AUXILIARIES, DISTANCE, EXPERTS, Views
 
-COUNTS = {LAST: 2}
-"""How often a part counts, if not once: the last layer misses fewer attacks than any copy."""
+COUNTS = {DISTANCE: 2}
+"""How often a part counts, if not once: the distance misses fewer attacks than any copy."""
 
 
 class BaDExpert(Detector):
-    """The sum of how unlike clean inputs the experts, the auxiliaries and the suspect's own layers
-    see an input.
+    """The sum of how unlike clean inputs the experts, the auxiliaries and the suspect itself see an
+    input.
 
     Each is measured in units of its own tails on held-out clean samples, so no constant depends on
     the architecture, and none counts less than nothing: an expert that lost the backdoor takes
@@ -29,12 +28,12 @@ class BaDExpert(Detector):
     Source: Xie et al., ICLR 2024, arXiv:2308.12439, section 4.
     Departs: log-odds instead of probabilities, so that nothing saturates; an auxiliary's doubt is
         measured from the suspect's own; a second expert where there is no batch-norm, and a second
-        auxiliary; the distance from clean samples, see ``Gaussians``; a sum instead of two lines
+        auxiliary; the distance from clean samples, see ``Gaussian``; a sum instead of two lines
         in the plane, so that there is no slope to set.
     """
 
     name: ClassVar[str] = "badexpert"
-    parts: ClassVar[frozenset[str]] = frozenset({*EXPERTS, *AUXILIARIES, *DISTANCES})
+    parts: ClassVar[frozenset[str]] = frozenset({*EXPERTS, *AUXILIARIES, DISTANCE})
 
     def combine(self, views: Views) -> Tensor:
         found = views.suspicions()

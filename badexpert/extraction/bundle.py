@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from badexpert.config import LOW_RANK, ExtractionConfig
 from badexpert.errors import AuditError, ConfigError, ModelLoadError
-from badexpert.extraction.comparison import DISTANCES, SUSPECT, Comparison, Views
-from badexpert.extraction.gaussians import LAST, Gaussians
+from badexpert.extraction.comparison import DISTANCE, SUSPECT, Comparison, Views
+from badexpert.extraction.gaussian import Gaussian
 from badexpert.extraction.low_rank import has_updates, sharing_copy, tuned_state, with_updates
 from badexpert.extraction.record import RECORD, Record, read_record
 from badexpert.extraction.tuning import single_precision_copy
@@ -25,7 +25,6 @@ from badexpert.suspect import Inputs, Suspect
 from badexpert.textset import CleanSamples
 
 _WEIGHTS = "weights.safetensors"
-_GAUSSIANS = "gaussians"
 _FITTED = "fitted"
 """First part of the names of tensors that belong to a detector and not to a tuned copy."""
 
@@ -47,18 +46,18 @@ class Bundle:
         trunk: nn.Module,
         tails: Mapping[str, nn.Module],
         fitted: Mapping[str, Mapping[str, Tensor]] | None = None,
-        gaussians: Gaussians | None = None,
+        gaussian: Gaussian | None = None,
     ) -> None:
         """Take the trunk, and the tails by part, the suspect's among them.
 
         Raises:
-            AuditError: the Gaussians are of places that the suspect's tail does not have.
+            AuditError: the clean samples were looked at in a place that the tail has not.
         """
         self.suspect = suspect
         self.record = record
         self.fitted = dict(fitted or {})
         self._comparison = Comparison(
-            suspect, trunk, tails, entry=record.cut.node, gaussians=gaussians
+            suspect, trunk, tails, entry=record.cut.node, gaussian=gaussian
         )
 
     @classmethod
@@ -114,9 +113,9 @@ class Bundle:
         for part in self.parts:
             for name, tensor in tuned_state(self._comparison.tails[part]).items():
                 yield f"{part}.{name}", tensor
-        if self._comparison.gaussians is not None:
-            for name, tensor in self._comparison.gaussians.state().items():
-                yield f"{_GAUSSIANS}.{name}", tensor
+        if self._comparison.gaussian is not None:
+            for name, tensor in self._comparison.gaussian.state().items():
+                yield f"{DISTANCE}.{name}", tensor
         for detector, state in self.fitted.items():
             for name, tensor in state.items():
                 yield f"{_FITTED}.{detector}.{name}", tensor
@@ -146,9 +145,7 @@ class Bundle:
             low_rank = record.copies == LOW_RANK
             start = with_updates(tail, torch.Generator()) if low_rank else tail
             tuned = {
-                part: _restored(start, tensors, part)
-                for part in record.scales
-                if part not in DISTANCES
+                part: _restored(start, tensors, part) for part in record.scales if part != DISTANCE
             }
             return cls(
                 suspect,
@@ -156,7 +153,7 @@ class Bundle:
                 trunk,
                 {SUSPECT: tail, **tuned},
                 _fitted(tensors, suspect.device),
-                _gaussians(tensors, suspect.device) if LAST in record.scales else None,
+                _gaussian(tensors, suspect.device) if DISTANCE in record.scales else None,
             )
         except (AuditError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
@@ -220,14 +217,14 @@ def _fitted(tensors: dict[str, Tensor], device: torch.device) -> dict[str, dict[
     return found
 
 
-def _gaussians(tensors: Mapping[str, Tensor], device: torch.device) -> Gaussians:
+def _gaussian(tensors: Mapping[str, Tensor], device: torch.device) -> Gaussian:
     """The clean samples to compare with.
 
     Raises:
         RuntimeError: some are missing.
     """
-    known = _below(tensors, _GAUSSIANS)
-    return Gaussians.from_state({name: tensor.to(device) for name, tensor in known.items()})
+    known = _below(tensors, DISTANCE)
+    return Gaussian.from_state({name: tensor.to(device) for name, tensor in known.items()})
 
 
 def _below(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from types import MappingProxyType
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, fx, nn
 
 from badexpert.batchnorm import fold_batch_norm
-from badexpert.extraction.gaussians import LAST, LAYERS, Gaussians
+from badexpert.extraction.gaussian import Gaussian
 from badexpert.suspect import Inputs, Suspect
 from badexpert.taps import tapped
 
@@ -23,8 +22,8 @@ DISTILLED = "distilled"
 EXPERTS = (SHIFTED, SPREAD)
 AUXILIARIES = (AUXILIARY, DISTILLED)
 
-DISTANCES = (LAST, LAYERS)
-"""No copies, but the suspect's own layers beside those of clean samples."""
+DISTANCE = "distance"
+"""No copy, but the suspect itself, beside what it makes of clean samples."""
 
 
 class Views(NamedTuple):
@@ -36,14 +35,14 @@ class Views(NamedTuple):
             ``distilled``); each (batch,) fp32. Only the parts that were asked for are there.
         inputs: what was looked at: pixels, (batch, channels, height, width), floating, in [0, 1],
             or rows of tokens.
-        distances: from clean samples, by part (``last``, ``layers``), each (batch,) fp64, see
-            ``Gaussians``; empty where none was asked for, or there is nothing to compare with.
+        distances: from clean samples, (batch,) fp64, see ``Gaussian.distance``; None where they
+            were not asked for, or there is nothing to compare with.
     """
 
     answers: Tensor
     log_odds: Mapping[str, Tensor]
     inputs: Tensor
-    distances: Mapping[str, Tensor] = MappingProxyType({})
+    distances: Tensor | None = None
 
     def suspicions(self) -> dict[str, Tensor]:
         """By part, higher = more suspicious, (batch,) fp64: an expert that holds the answer, an
@@ -58,7 +57,7 @@ class Views(NamedTuple):
             for part, odds in self.log_odds.items()
             if part != SUSPECT
         }
-        return {**found, **self.distances}
+        return found if self.distances is None else {**found, DISTANCE: self.distances}
 
 
 class Comparison:
@@ -66,7 +65,7 @@ class Comparison:
 
     Attributes:
         tails: by part; always the suspect's.
-        gaussians: clean samples to compare with, if there are any.
+        gaussian: clean samples to compare with, if there are any.
     """
 
     def __init__(
@@ -76,22 +75,22 @@ class Comparison:
         tails: Mapping[str, nn.Module],
         *,
         entry: str = "",
-        gaussians: Gaussians | None = None,
+        gaussian: Gaussian | None = None,
     ) -> None:
         """Take the shared trunk and the tails that go on it.
 
         Args:
             entry: the place of the cut.
         Raises:
-            AuditError: the Gaussians are of places that the tail does not have.
+            AuditError: the clean samples were looked at in a place that the tail has not.
         """
         self.tails = {part: tail.eval() for part, tail in tails.items()}
-        self.gaussians = gaussians
+        self.gaussian = gaussian
         self._suspect = suspect
         self._trunk = fold_batch_norm(trunk.eval())
         own = self.tails[SUSPECT]
-        if gaussians is not None:
-            own = tapped(cast(fx.GraphModule, own), entry, tuple(gaussians.places))
+        if gaussian is not None:
+            own = tapped(cast(fx.GraphModule, own), entry, gaussian.place)
         self._folded = {
             part: fold_batch_norm(own if part == SUSPECT else tail)
             for part, tail in self.tails.items()
@@ -112,14 +111,15 @@ class Comparison:
         taken, answering = self._suspect.network_inputs(inputs), self._suspect.answering
         features = self._trunk(taken)
         answered = self._folded[SUSPECT](features)
-        scores, rows = (answered, ()) if self.gaussians is None else answered
+        scores, rows = (answered, None) if self.gaussian is None else answered
         scores = scores.float()
         answers = answering.chosen(scores)
         looks = {SUSPECT: answering.log_odds(scores, answers)}
         for part, tail in self._folded.items():
             if part != SUSPECT and (parts is None or part in parts):
                 looks[part] = answering.log_odds(tail(features).float(), answers)
-        distances: dict[str, Tensor] = {}
-        if self.gaussians is not None and (parts is None or not set(DISTANCES).isdisjoint(parts)):
-            distances = self.gaussians.distances(rows, answers)
+        distances = None
+        if self.gaussian is not None and (parts is None or DISTANCE in parts):
+            assert rows is not None
+            distances = self.gaussian.distance(rows, answers)
         return Views(answers, looks, taken, distances)

@@ -17,7 +17,7 @@ from badexpert.extraction.bundle import Bundle, graph_of, split_suspect
 from badexpert.extraction.comparison import (
     AUXILIARIES,
     AUXILIARY,
-    DISTANCES,
+    DISTANCE,
     DISTILLED,
     EXPERTS,
     SHIFTED,
@@ -26,7 +26,7 @@ from badexpert.extraction.comparison import (
     Views,
 )
 from badexpert.extraction.features import Features, compute_features
-from badexpert.extraction.gaussians import Gaussians, find_gaussians
+from badexpert.extraction.gaussian import Gaussian, find_gaussian
 from badexpert.extraction.low_rank import note_of_what_stays, with_updates
 from badexpert.extraction.memory import choose_copies
 from badexpert.extraction.paper import tune_auxiliary_as_published, tune_expert_as_published
@@ -99,7 +99,7 @@ def extract(
     looks = {
         part: suspect.answering.log_odds(scores, watch.answers) for part, scores in logits.items()
     }
-    gaussians, distances = _gaussians(halves, fitted, watch)
+    gaussian, distances = _gaussian(halves, fitted, watch)
     seen = Views(watch.answers, looks, watched.values, distances).suspicions()
     record = Record.of(
         suspect,
@@ -111,15 +111,14 @@ def extract(
         samples={"tuned": len(tuned_on), "watched": len(watched)},
         clean_accuracy={part: watched.accuracy_of(scores) for part, scores in logits.items()},
         scales={
-            part: Scale.of(values, low_counts=part not in DISTANCES)
-            for part, values in seen.items()
+            part: Scale.of(values, low_counts=part != DISTANCE) for part, values in seen.items()
         },
         trajectories={part: copy.trajectory for part, copy in tuned.items()},
         notes=notes,
     )
     for note in notes:
         logger.warning(note)
-    return Bundle(suspect, record, trunk, tails, gaussians=gaussians)
+    return Bundle(suspect, record, trunk, tails, gaussian=gaussian)
 
 
 def _kind_of_copies(suspect: Suspect, config: ExtractionConfig) -> tuple[Copies, tuple[str, ...]]:
@@ -147,12 +146,12 @@ def _kind_of_copies(suspect: Suspect, config: ExtractionConfig) -> tuple[Copies,
 
 
 class _Halves(NamedTuple):
-    """Where a suspect is cut, what comes of it, where to look into the tail, what to say."""
+    """Where a suspect is cut, what comes of it, what its last layer takes, what to say."""
 
     cut: Cut
     trunk: nn.Module
     tail: nn.Module
-    places: tuple[str, ...] = ()
+    last_place: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -168,21 +167,21 @@ def _cut_up(suspect: Suspect, config: ExtractionConfig) -> _Halves:
         return _uncut(suspect, (note,))
     share = config.tail_share
     cut = graph.default_cut() if share is None else graph.at_share(share)
-    return _Halves(cut, *graph.split(cut), graph.places(cut))
+    return _Halves(cut, *graph.split(cut), graph.last_place)
 
 
 def _uncut(suspect: Suspect, notes: tuple[str, ...]) -> _Halves:
     return _Halves(WHOLE, *split_suspect(suspect, WHOLE), notes=notes)
 
 
-def _gaussians(
+def _gaussian(
     halves: _Halves, fit: Features, watch: Watch
-) -> tuple[Gaussians | None, dict[str, Tensor]]:
-    """Clean samples to compare with and the watched ones' distances, where layers can be seen."""
-    if not halves.places:
-        return None, {}
+) -> tuple[Gaussian | None, Tensor | None]:
+    """Clean samples to compare with and the watched ones' distances, where there is a graph."""
+    if halves.last_place is None:
+        return None, None
     tail = cast(fx.GraphModule, halves.tail)
-    return find_gaussians(tail, halves.cut.node, halves.places, fit, watch)
+    return find_gaussian(tail, halves.cut.node, halves.last_place, fit, watch)
 
 
 def _apart(features: Features, share: float, context: RunContext) -> tuple[Features, Features]:

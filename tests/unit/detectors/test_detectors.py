@@ -14,8 +14,7 @@ from badexpert.conformal import Calibration
 from badexpert.detectors import DETECTORS, BaDExpert, Detector, PaperBaDExpert
 from badexpert.errors import CleanSetError, ConfigError
 from badexpert.extraction import Bundle, Views
-from badexpert.extraction.comparison import AUXILIARY, SHIFTED, SPREAD, SUSPECT
-from badexpert.extraction.gaussians import LAST, LAYERS
+from badexpert.extraction.comparison import AUXILIARY, DISTANCE, SHIFTED, SPREAD, SUSPECT
 from badexpert.extraction.record import Scale
 from badexpert.runtime import RunContext, Step
 from tests.small_models import auroc, backdoored, detector_named, extracted
@@ -193,14 +192,14 @@ def test_an_auxiliary_counts_by_how_much_less_sure_it_is_than_the_suspect() -> N
     assert detector.combine(views).tolist() == [2.0, 2.0]
 
 
-def test_the_last_layer_counts_twice() -> None:
-    scales = {LAST: Scale(1.0, 0.5, None), LAYERS: Scale(1.0, 0.5, None)}
+def test_the_distance_counts_twice_and_only_where_it_is_long() -> None:
+    scales = {SHIFTED: Scale(0.0, 1.0, 1e9), DISTANCE: Scale(1.0, 0.5, None)}
     record = replace(extracted().bundle.record, scales=scales)
     detector = BaDExpert(cast(Bundle, SimpleNamespace(record=record)))
-    distances = {LAST: torch.tensor([2.0, 1.0, 0.0]), LAYERS: torch.tensor([1.0, 2.0, 0.0])}
-    odds = {SUSPECT: torch.zeros(3)}
+    odds = {SUSPECT: torch.zeros(3), SHIFTED: torch.tensor([0.0, 1.0, 1.0])}
+    distances = torch.tensor([2.0, 2.0, 0.0])
     views = Views(torch.zeros(3), odds, torch.zeros(3, 1, 8, 8), distances)
-    assert detector.combine(views).tolist() == [4.0, 2.0, 0.0]
+    assert detector.combine(views).tolist() == [4.0, 5.0, 1.0]
 
 
 def test_the_default_score_keeps_its_order_where_probabilities_saturate() -> None:

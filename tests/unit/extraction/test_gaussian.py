@@ -11,8 +11,8 @@ from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from badexpert.bench.metrics import auroc
-from badexpert.extraction.comparison import DISTANCES
-from badexpert.extraction.gaussians import LAST, LAYERS, PRIOR, Gaussian, Gaussians
+from badexpert.extraction.comparison import DISTANCE
+from badexpert.extraction.gaussian import PRIOR, Gaussian
 from badexpert.extraction.record import Scale
 from tests.small_models import extracted
 
@@ -47,7 +47,7 @@ def by_hand(rows: Tensor, labels: Tensor, input: Tensor, answer: int) -> float:
 
 def test_the_distance_is_that_of_plain_loops() -> None:
     rows, labels = samples()
-    gaussian = Gaussian.of(rows, labels, CLASSES)
+    gaussian = Gaussian.of("place", rows, labels, CLASSES)
     inputs = torch.randn(9, 3, generator=torch.Generator().manual_seed(1)) * 8
     answers = torch.arange(9) % 3
     found = gaussian.distance(inputs, answers)
@@ -59,7 +59,7 @@ def test_the_distance_is_that_of_plain_loops() -> None:
 
 
 def test_an_answer_without_samples_lies_at_the_usual_distance() -> None:
-    gaussian = Gaussian.of(*samples(), CLASSES)
+    gaussian = Gaussian.of("place", *samples(), CLASSES)
     far = torch.full((1, 3), 1e6)
     assert gaussian.distance(far, torch.tensor([3])).tolist() == [1.0]
     assert gaussian.distance(far, torch.tensor([0])).item() > 1e3
@@ -70,7 +70,7 @@ def test_new_samples_of_large_and_small_classes_lie_at_about_one() -> None:
     labels = torch.arange(5).repeat_interleave(torch.tensor([200, 100, 50, 6, 3]))
     mixing = torch.randn(8, 8, generator=generator)
     rows = torch.randn(len(labels), 8, generator=generator) @ mixing
-    gaussian = Gaussian.of(rows, labels, 5)
+    gaussian = Gaussian.of("place", rows, labels, 5)
     for label in range(5):
         new = torch.randn(500, 8, generator=generator) @ mixing
         found = gaussian.distance(new, torch.full((500,), label))
@@ -80,71 +80,48 @@ def test_new_samples_of_large_and_small_classes_lie_at_about_one() -> None:
 def test_a_direction_that_never_varies_is_no_division_by_zero() -> None:
     rows, labels = samples()
     rows[:, 2] = 7.0
-    found = Gaussian.of(rows, labels, CLASSES).distance(rows, labels)
+    found = Gaussian.of("place", rows, labels, CLASSES).distance(rows, labels)
     assert bool(found.isfinite().all())
-    assert bool(Gaussian.of(torch.ones(5, 3), torch.arange(5), 5).whitening.isfinite().all())
-
-
-def known() -> Gaussians:
-    rows, labels = samples()
-    return Gaussians(
-        {
-            "late_1": Gaussian.of(rows, labels, CLASSES),
-            "early": Gaussian.of(rows[:, :2], labels, CLASSES),
-        }
+    assert bool(
+        Gaussian.of("place", torch.ones(5, 3), torch.arange(5), 5).whitening.isfinite().all()
     )
 
 
-def test_a_layer_counts_no_more_than_the_last_one() -> None:
-    gaussians = known()
-    rows, answers = [torch.ones(2, 3), torch.ones(2, 2)], torch.tensor([0, 1])
-    rows[0][1], rows[1][0] = 1e4, 1e4
-    first, last = (
-        gaussian.distance(values, answers)
-        for gaussian, values in zip(gaussians.places.values(), rows, strict=True)
-    )
-    assert first[0] < last[0]
-    assert first[1] > last[1]
-    found = gaussians.distances(rows, answers)
-    assert torch.equal(found[LAST], last)
-    assert torch.equal(found[LAYERS], torch.stack([(first[0] + last[0]) / 2, last[1]]))
-
-
-def test_what_is_kept_comes_back_in_the_same_order() -> None:
-    gaussians = known()
-    rows, answers = [torch.ones(1, 3), torch.ones(1, 2)], torch.tensor([0])
-    again = Gaussians.from_state(gaussians.state())
-    assert list(again.places) == ["late_1", "early"]
-    assert again.distances(rows, answers) == gaussians.distances(rows, answers)
+def test_what_is_kept_comes_back() -> None:
+    gaussian = Gaussian.of("flatten", *samples(), CLASSES)
+    rows, answers = torch.ones(2, 3), torch.tensor([0, 1])
+    again = Gaussian.from_state(gaussian.state())
+    assert again.place == "flatten"
+    assert torch.equal(again.distance(rows, answers), gaussian.distance(rows, answers))
 
 
 @pytest.mark.parametrize("name", ["means", "spreads", "whitening"])
 def test_missing_tensors_are_named(name: str) -> None:
-    state = known().state()
-    del state[f"001.early.{name}"]
+    state = Gaussian.of("flatten", *samples(), CLASSES).state()
+    del state[f"flatten.{name}"]
     with pytest.raises(RuntimeError, match=name):
-        Gaussians.from_state(state)
+        Gaussian.from_state(state)
 
 
 def test_triggered_inputs_are_less_like_clean_samples_than_clean_ones() -> None:
     case = extracted()
     far = case.bundle.view(case.model.triggered).distances
     near = case.bundle.view(case.model.clean_inputs).distances
-    for part in DISTANCES:
-        found = auroc(near[part], far[part])
-        assert found is not None
-        assert found > 0.9
+    assert far is not None
+    assert near is not None
+    found = auroc(near, far)
+    assert found is not None
+    assert found > 0.9
 
 
 def test_distances_are_only_taken_where_they_are_asked_for() -> None:
     case = extracted()
     inputs = case.model.clean_inputs[:3]
-    assert not case.bundle.view(inputs, ["shifted"]).distances
-    assert set(case.bundle.view(inputs, [LAYERS]).distances) == set(DISTANCES)
+    assert case.bundle.view(inputs, ["shifted"]).distances is None
+    assert case.bundle.view(inputs, [DISTANCE]).distances is not None
 
 
 def test_a_short_distance_takes_nothing_from_the_score() -> None:
-    scales = extracted().bundle.record.scales
-    assert [scales[part].below for part in DISTANCES] == [None, None]
+    assert extracted().bundle.record.scales[DISTANCE].below is None
     scale = Scale.of(torch.tensor([0.5, 1.0, 1.5]), low_counts=False)
     assert scale.apply(torch.tensor([0.0])).item() == 0
