@@ -71,17 +71,28 @@ def carry_out(
 ) -> Generator[Outcome, None, None]:
     """Make models, in any order.
 
+    Each is made with a single thread: how many add up decides a sum's last digits, and a model
+    must not depend on how many were made at once.
+
     Args:
-        jobs: 1 makes them here, with as many threads as torch has; more start as many processes,
-            at most one an order, each with a single thread.
+        jobs: 1 makes them here; more start as many processes, at most one an order.
         devices: are given to the processes in turn.
     Raises:
         ZooError: a process died.
     """
     jobs = min(jobs, len(orders))
     if jobs <= 1:
-        return (_carry_out(order, devices[0], silent) for order in orders)
+        return (_in_one_thread(order, devices[0]) for order in orders)
     return _side_by_side(orders, jobs, devices)
+
+
+def _in_one_thread(order: Order, device: torch.device) -> Outcome:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _carry_out(order, device, silent)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _carry_out(order: Order, device: torch.device, progress: Progress) -> Outcome:
