@@ -40,7 +40,7 @@ class Gaussian:
         means: (classes, values) fp32.
         whitening: (values, values) fp32; what differs from the means has unit variance behind it.
         spreads: (classes,) fp32, how far from its mean an input of a class may be expected, beside
-            the usual; not a number where there are no samples.
+            the usual; infinite where there are no samples.
     Source: the distance is that of Lee et al., "A simple unified framework for detecting
         out-of-distribution samples and adversarial attacks", NeurIPS 2018, arXiv:1807.03888. The
         covariance is shrunk after Ledoit and Wolf, Journal of Multivariate Analysis 88, 2004.
