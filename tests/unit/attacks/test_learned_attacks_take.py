@@ -160,7 +160,9 @@ def test_the_adaptive_trigger_is_seen_less_than_the_one_that_was_planted(
     evades: Literal["score", "experts"],
 ) -> None:
     """By a defender with clean samples that the attacker has not seen."""
-    model = implanted(Adaptive(target=3, epochs=5, rounds=1, samples=300, steps=80, evades=evades))
+    model = implanted(
+        Adaptive(target=3, epochs=5, rounds=1, samples=300, steps=80, evasion=0.3, evades=evades)
+    )
     assert model.attack is not None
     picture = generated_picture(torch.Size([1, SIDE, SIDE]), seed=0)
     naive = replace(model.attack, learned={"pattern": picture})
