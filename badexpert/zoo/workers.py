@@ -82,27 +82,22 @@ def carry_out(
     """
     jobs = min(jobs, len(orders))
     if jobs <= 1:
-        return (_in_one_thread(order, devices[0]) for order in orders)
+        return (_carry_out(order, devices[0], silent) for order in orders)
     return _side_by_side(orders, jobs, devices)
-
-
-def _in_one_thread(order: Order, device: torch.device) -> Outcome:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return _carry_out(order, device, silent)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _carry_out(order: Order, device: torch.device, progress: Progress) -> Outcome:
     context = RunContext(device, order.entry.seed, progress)
     start = perf_counter()
     truth, reason = None, ""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         truth = make_model(order.entry, order.settings, order.folder, context)
     except (AttackError, ModelLoadError) as error:
         reason = str(error)
+    finally:
+        torch.set_num_threads(threads)
     return Outcome(order.entry, truth, reason, perf_counter() - start)
 
 
@@ -153,7 +148,6 @@ class _Worker:
 
     @classmethod
     def start(cls, stop: Event, turn: Synchronized[int], devices: tuple[torch.device, ...]) -> None:
-        torch.set_num_threads(1)
         with turn.get_lock():
             cls.device = devices[turn.value % len(devices)]
             turn.value += 1
