@@ -80,10 +80,25 @@ class NetworkGraph:
         deeper = [other for other in self.cuts if other.tail_layers >= layers]
         return deeper[-1] if deeper else self.cuts[0]
 
-    @property
-    def last_place(self) -> str:
-        """Where to look for what the last layer takes: the last possible cut."""
-        return self.cuts[-1].node
+    def last_places(self, cut: Cut) -> tuple[str, ...]:
+        """Where to look for what the last layer takes: the last possible cut.
+
+        Where that may be one position of a sequence, as in a vision transformer, the sequence comes
+        first, if it lies behind ``cut`` or crosses it.
+        """
+        last = self.cuts[-1].node
+        behind = [other.node for other in self.cuts[self.cuts.index(cut) :]]
+        shapes = {
+            node.name: node.meta["val"].shape
+            for node in self._module.graph.nodes
+            if node.name in behind
+        }
+        sequences = [
+            place
+            for place in behind
+            if len(shapes[place]) == 3 and shapes[place][-1] == shapes[last][-1]
+        ]
+        return tuple(dict.fromkeys([*sequences[-1:], last]))
 
     def split(self, cut: Cut) -> tuple[nn.Module, nn.Module]:
         """The two halves; the trunk is frozen and shared, the tail is a copy that may be tuned.

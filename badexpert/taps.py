@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, fx
@@ -15,14 +16,15 @@ VALUES = 512
 """Of an output, at most so many are read."""
 
 
-def tapped(tail: fx.GraphModule, entry: str, place: str) -> fx.GraphModule:
-    """A copy that returns its result and what it computed at a place, as rows.
+def tapped(tail: fx.GraphModule, entry: str, places: Collection[str]) -> fx.GraphModule:
+    """A copy that returns its result and what it computed at some places, as rows.
 
     Args:
         entry: the place whose output the tail takes.
-        place: name of a node.
+        places: names of nodes.
     Returns:
-        A module: features -> (result, rows), see ``as_rows``.
+        A module: features -> (result, rows), see ``as_rows``; those of one place after those of
+        another.
     Raises:
         AuditError: there is no such place.
     """
@@ -30,16 +32,20 @@ def tapped(tail: fx.GraphModule, entry: str, place: str) -> fx.GraphModule:
     graph = module.graph
     nodes = {node.name: node for node in graph.nodes}
     (start,) = (node for node in graph.nodes if node.op == "placeholder")
-    node = start if place == entry else nodes.get(place)
-    if node is None:
-        raise AuditError(
-            f"this network has no place {place!r} behind its cut; another network, or another "
-            f"version of torch (this is {torch.__version__}), gave it that name"
-        )
-    # Read at once: an in-place operation may come next.
-    with graph.inserting_after(node):
-        rows = graph.call_function(as_rows, (node,))
+    read = []
+    for place in places:
+        node = start if place == entry else nodes.get(place)
+        if node is None:
+            raise AuditError(
+                f"this network has no place {place!r} behind its cut; another network, or another "
+                f"version of torch (this is {torch.__version__}), gave it that name"
+            )
+        # Read at once: an in-place operation may come next.
+        with graph.inserting_after(node):
+            read.append(graph.call_function(as_rows, (node,)))
     (output,) = (node for node in graph.nodes if node.op == "output")
+    with graph.inserting_before(output):
+        rows = graph.call_function(torch.cat, (read, 1))
     output.args = ((output.args[0], rows),)
     module.recompile()
     return module

@@ -62,7 +62,9 @@ def untuned_bundle(suspect: VisionSuspect, tail_share: float | None) -> Bundle:
     pixels = noise(_CALIBRATION, suspect)
     fit = compute_features(trunk, Features(pixels, suspect.predict(pixels).cpu()), suspect.device)
     watch = watch_over(tail, fit, CLASSES, suspect.device)
-    gaussian, _ = find_gaussian(cast(fx.GraphModule, tail), cut.node, graph.last_place, fit, watch)
+    gaussian, _ = find_gaussian(
+        cast(fx.GraphModule, tail), cut.node, graph.last_places(cut), fit, watch
+    )
     record = Record.of(
         suspect,
         cut=cut,

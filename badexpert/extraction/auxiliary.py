@@ -90,13 +90,11 @@ def _search(
     full_text = isinstance(tail, TextNetwork) and not has_updates(tail)
     highest = HIGHEST_ADAM_LR if full_text else HIGHEST_LR
     lr, found = FIRST_LR, attempt(FIRST_LR)
-    if found is None:
-        while found is None and lr > LOWEST_LR:
-            lr /= 2
-            found = attempt(lr)
-    else:
-        while lr < highest and (higher := attempt(2 * lr)) is not None:
-            lr, found = 2 * lr, higher
+    while found is None and lr > LOWEST_LR:
+        lr /= 2
+        found = attempt(lr)
+    while FIRST_LR <= lr < highest and (higher := attempt(2 * lr)) is not None:
+        lr, found = 2 * lr, higher
     if found is None:
         return Tuned(trainable_copy(tail), tuple(tried), reached=False)
     between = attempt(lr * math.sqrt(2)) if lr < highest else None

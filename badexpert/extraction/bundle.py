@@ -147,13 +147,16 @@ class Bundle:
             tuned = {
                 part: _restored(start, tensors, part) for part in record.scales if part != DISTANCE
             }
+            gaussian = None
+            if DISTANCE in record.scales:
+                gaussian = Gaussian.from_state(_below(tensors, DISTANCE)).to(suspect.device)
             return cls(
                 suspect,
                 record,
                 trunk,
                 {SUSPECT: tail, **tuned},
                 _fitted(tensors, suspect.device),
-                _gaussian(tensors, suspect.device) if DISTANCE in record.scales else None,
+                gaussian,
             )
         except (AuditError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
@@ -215,16 +218,6 @@ def _fitted(tensors: dict[str, Tensor], device: torch.device) -> dict[str, dict[
             _, detector, name = key.split(".", 2)
             found.setdefault(detector, {})[name] = tensor.to(device)
     return found
-
-
-def _gaussian(tensors: Mapping[str, Tensor], device: torch.device) -> Gaussian:
-    """The clean samples to compare with.
-
-    Raises:
-        RuntimeError: some are missing.
-    """
-    known = _below(tensors, DISTANCE)
-    return Gaussian.from_state({name: tensor.to(device) for name, tensor in known.items()})
 
 
 def _below(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

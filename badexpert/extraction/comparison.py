@@ -90,7 +90,7 @@ class Comparison:
         self._trunk = fold_batch_norm(trunk.eval())
         own = self.tails[SUSPECT]
         if gaussian is not None:
-            own = tapped(cast(fx.GraphModule, own), entry, gaussian.place)
+            own = tapped(cast(fx.GraphModule, own), entry, gaussian.places)
         self._folded = {
             part: fold_batch_norm(own if part == SUSPECT else tail)
             for part, tail in self.tails.items()

@@ -151,7 +151,7 @@ class _Halves(NamedTuple):
     cut: Cut
     trunk: nn.Module
     tail: nn.Module
-    last_place: str | None = None
+    last_places: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -167,7 +167,7 @@ def _cut_up(suspect: Suspect, config: ExtractionConfig) -> _Halves:
         return _uncut(suspect, (note,))
     share = config.tail_share
     cut = graph.default_cut() if share is None else graph.at_share(share)
-    return _Halves(cut, *graph.split(cut), graph.last_place)
+    return _Halves(cut, *graph.split(cut), graph.last_places(cut))
 
 
 def _uncut(suspect: Suspect, notes: tuple[str, ...]) -> _Halves:
@@ -178,10 +178,10 @@ def _gaussian(
     halves: _Halves, fit: Features, watch: Watch
 ) -> tuple[Gaussian | None, Tensor | None]:
     """Clean samples to compare with and the watched ones' distances, where there is a graph."""
-    if halves.last_place is None:
+    if not halves.last_places:
         return None, None
     tail = cast(fx.GraphModule, halves.tail)
-    return find_gaussian(tail, halves.cut.node, halves.last_place, fit, watch)
+    return find_gaussian(tail, halves.cut.node, halves.last_places, fit, watch)
 
 
 def _apart(features: Features, share: float, context: RunContext) -> tuple[Features, Features]:

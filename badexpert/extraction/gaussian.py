@@ -8,7 +8,7 @@ attacks. What the last layer takes is read on the pass that gives the answer, at
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -30,13 +30,16 @@ _LEAST = 1e-9
 
 _ROWS = 256
 
+_AND = "+"
+"""Between names of places, none of which has it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
     """Clean samples as the last layer takes them: one shape for all, a centre and a size a class.
 
     Attributes:
-        place: where they were looked at, which is what the last layer takes.
+        places: where they were looked at, see ``NetworkGraph.last_places``.
         means: (classes, values) fp32.
         whitening: (values, values) fp32; what differs from the means has unit variance behind it.
         spreads: (classes,) fp32, how far from its mean an input of a class may be expected, beside
@@ -48,13 +51,13 @@ class Gaussian:
         the usual one; a mean of few samples is uncertain, which widens its class.
     """
 
-    place: str
+    places: tuple[str, ...]
     means: Tensor
     whitening: Tensor
     spreads: Tensor
 
     @classmethod
-    def of(cls, place: str, rows: Tensor, labels: Tensor, num_classes: int) -> Self:
+    def of(cls, places: tuple[str, ...], rows: Tensor, labels: Tensor, num_classes: int) -> Self:
         """Fit (samples, values) and their (samples,) classes, on the CPU."""
         rows = rows.double()
         counts = labels.bincount(minlength=num_classes)
@@ -65,7 +68,7 @@ class Gaussian:
         squares = (apart @ whitening).square().mean(1)
         total = rows.new_zeros(num_classes).index_add(0, labels, squares)
         variances = (total + PRIOR) / ((counts - 1).clamp_min(0) + PRIOR) * (1 + 1 / counts)
-        return cls(place, means.float(), whitening.float(), variances.sqrt().float())
+        return cls(places, means.float(), whitening.float(), variances.sqrt().float())
 
     def distance(self, rows: Tensor, answers: Tensor) -> Tensor:
         """Of (batch, values) from the samples of their (batch,) answers.
@@ -79,10 +82,20 @@ class Gaussian:
         lengths = apart.double().square().mean(1).sqrt()
         return torch.where(known, lengths / spreads.where(known, 1.0), 1.0)
 
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        return replace(
+            self,
+            means=self.means.to(device),
+            whitening=self.whitening.to(device),
+            spreads=self.spreads.to(device),
+        )
+
     def state(self) -> dict[str, Tensor]:
         """Tensors that ``from_state`` takes back."""
         tensors = {"means": self.means, "whitening": self.whitening, "spreads": self.spreads}
-        return {f"{self.place}.{name}": tensor for name, tensor in tensors.items()}
+        prefix = _AND.join(self.places)
+        return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> Self:
@@ -91,10 +104,11 @@ class Gaussian:
         Raises:
             RuntimeError: tensors are missing.
         """
-        place = next(iter(state), "").rpartition(".")[0]
+        prefix = next(iter(state), "").rpartition(".")[0]
         try:
             return cls(
-                place, *(state[f"{place}.{name}"] for name in ("means", "whitening", "spreads"))
+                tuple(prefix.split(_AND)),
+                *(state[f"{prefix}.{name}"] for name in ("means", "whitening", "spreads")),
             )
         except KeyError as error:
             raise RuntimeError(f"of the samples to compare with, {error} is missing") from error
@@ -102,32 +116,31 @@ class Gaussian:
 
 @torch.no_grad()
 def find_gaussian(
-    tail: fx.GraphModule, entry: str, place: str, fit: Features, watch: Watch
+    tail: fx.GraphModule, entry: str, places: tuple[str, ...], fit: Features, watch: Watch
 ) -> tuple[Gaussian, Tensor]:
     """Samples that the suspect answers right.
 
     Args:
         tail: of the suspect.
         entry: the place of the cut.
-        place: what the last layer takes.
+        places: where to look.
     Returns:
         The samples, and how unlike them the watched ones are, (watched,) fp64.
     Raises:
         AuditError: the tail has no such place.
     """
     device = next(tail.parameters()).device
-    look = tapped(tail, entry, place)
+    look = tapped(tail, entry, places)
     right = (fit.through(tail, device).argmax(1) == fit.labels).nonzero().flatten()[:MOST]
     known = fit.where(right)
     rows = _rows(look, known, device).cpu()
-    fitted = Gaussian.of(place, rows, known.labels, watch.num_classes).state()
-    gaussian = Gaussian.from_state({name: tensor.to(device) for name, tensor in fitted.items()})
+    gaussian = Gaussian.of(places, rows, known.labels, watch.num_classes).to(device)
     seen = _rows(look, watch.features, device)
     return gaussian, gaussian.distance(seen, watch.answers.to(device)).cpu()
 
 
 def _rows(look: fx.GraphModule, features: Features, device: torch.device) -> Tensor:
-    """(samples, values) at the place."""
+    """(samples, values) at the places."""
     parts = torch.arange(len(features)).split(_ROWS)
     return torch.cat([look(features.rows(part, device))[1] for part in parts])
 

@@ -47,7 +47,7 @@ def by_hand(rows: Tensor, labels: Tensor, input: Tensor, answer: int) -> float:
 
 def test_the_distance_is_that_of_plain_loops() -> None:
     rows, labels = samples()
-    gaussian = Gaussian.of("place", rows, labels, CLASSES)
+    gaussian = Gaussian.of(("place",), rows, labels, CLASSES)
     inputs = torch.randn(9, 3, generator=torch.Generator().manual_seed(1)) * 8
     answers = torch.arange(9) % 3
     found = gaussian.distance(inputs, answers)
@@ -59,7 +59,7 @@ def test_the_distance_is_that_of_plain_loops() -> None:
 
 
 def test_an_answer_without_samples_lies_at_the_usual_distance() -> None:
-    gaussian = Gaussian.of("place", *samples(), CLASSES)
+    gaussian = Gaussian.of(("place",), *samples(), CLASSES)
     far = torch.full((1, 3), 1e6)
     assert gaussian.distance(far, torch.tensor([3])).tolist() == [1.0]
     assert gaussian.distance(far, torch.tensor([0])).item() > 1e3
@@ -70,7 +70,7 @@ def test_new_samples_of_large_and_small_classes_lie_at_about_one() -> None:
     labels = torch.arange(5).repeat_interleave(torch.tensor([200, 100, 50, 6, 3]))
     mixing = torch.randn(8, 8, generator=generator)
     rows = torch.randn(len(labels), 8, generator=generator) @ mixing
-    gaussian = Gaussian.of("place", rows, labels, 5)
+    gaussian = Gaussian.of(("place",), rows, labels, 5)
     for label in range(5):
         new = torch.randn(500, 8, generator=generator) @ mixing
         found = gaussian.distance(new, torch.full((500,), label))
@@ -80,25 +80,25 @@ def test_new_samples_of_large_and_small_classes_lie_at_about_one() -> None:
 def test_a_direction_that_never_varies_is_no_division_by_zero() -> None:
     rows, labels = samples()
     rows[:, 2] = 7.0
-    found = Gaussian.of("place", rows, labels, CLASSES).distance(rows, labels)
+    found = Gaussian.of(("place",), rows, labels, CLASSES).distance(rows, labels)
     assert bool(found.isfinite().all())
     assert bool(
-        Gaussian.of("place", torch.ones(5, 3), torch.arange(5), 5).whitening.isfinite().all()
+        Gaussian.of(("place",), torch.ones(5, 3), torch.arange(5), 5).whitening.isfinite().all()
     )
 
 
 def test_what_is_kept_comes_back() -> None:
-    gaussian = Gaussian.of("flatten", *samples(), CLASSES)
+    gaussian = Gaussian.of(("tokens", "flatten"), *samples(), CLASSES)
     rows, answers = torch.ones(2, 3), torch.tensor([0, 1])
     again = Gaussian.from_state(gaussian.state())
-    assert again.place == "flatten"
+    assert again.places == ("tokens", "flatten")
     assert torch.equal(again.distance(rows, answers), gaussian.distance(rows, answers))
 
 
 @pytest.mark.parametrize("name", ["means", "spreads", "whitening"])
 def test_missing_tensors_are_named(name: str) -> None:
-    state = Gaussian.of("flatten", *samples(), CLASSES).state()
-    del state[f"flatten.{name}"]
+    state = Gaussian.of(("tokens", "flatten"), *samples(), CLASSES).state()
+    del state[f"tokens+flatten.{name}"]
     with pytest.raises(RuntimeError, match=name):
         Gaussian.from_state(state)
 
