@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,27 @@ def test_a_detector_whose_code_changed_is_measured_again(
     monkeypatch.setattr(plan, "code_of", lambda kind: "other code")
     after = run_bench(recipe, zoo, folder, RunContext()).cells
     assert not {cell.digest for cell in before} & {cell.digest for cell in after}
+
+
+def test_words_about_a_detector_are_not_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def digest(name: str, word: str, value: int) -> str:
+        lines = [
+            "from badexpert.detectors.confidence import MaxSoftmax",
+            "class Kind(MaxSoftmax):",
+            f'    """{word}"""',
+            f"    offset = {value}  # {word}",
+            f'    """{word}"""',
+        ]
+        (tmp_path / f"{name}.py").write_text("\n".join(lines))
+        return plan.code_of(import_module(name).Kind)
+
+    first = digest("first_kind", "one", 1)
+    assert digest("second_kind", "another", 1) == first
+    assert digest("third_kind", "one", 2) != first
 
 
 def test_what_the_machine_is_to_blame_for_is_tried_again(
