@@ -65,6 +65,14 @@ Only = Annotated[
         help="Leave out models with other names than such: 'cifar10-*-s0*'.",
     ),
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        rich_help_panel=RUN,
+        help="Processes of one thread each; else one a core, or one a GPU.",
+    ),
+]
 Clean = Annotated[
     str | None,
     typer.Option(

@@ -57,15 +57,7 @@ def build(
         ),
     ] = None,
     only: options.Only = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            rich_help_panel=options.RUN,
-            help="Processes of one thread each; else one a core, or one a GPU. Language models are "
-            "made one after the other.",
-        ),
-    ] = None,
+    jobs: options.Jobs = None,
     device: options.Device = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -79,20 +71,15 @@ def build(
     flags = options.given(device=device)
     resolved = session.start(flags, file=None, quiet=quiet, verbose=verbose).config
     outputs.require_folder(output)
-    from badexpert.zoo.text import is_text_recipe
-
     train, held_out = pairs("--data", data or ()), pairs("--test", test or ())
     with session.running(resolved) as context:
-        if is_text_recipe(recipe):
-            index = _built_of_texts(recipe, output, train, held_out, only or (), jobs, context)
-        else:
-            index = _built_of_images(recipe, output, train, held_out, only or (), jobs, context)
+        index = _built(recipe, output, train, held_out, only or (), jobs, context)
     console.write_document(_table(index))
     if not all(row.made for row in index.apart):
         raise typer.Exit(exits.ExitCode.INCOMPLETE)
 
 
-def _built_of_images(
+def _built(
     recipe: Path,
     output: Path,
     train: Mapping[str, str],
@@ -102,29 +89,14 @@ def _built_of_images(
     context: RunContext,
 ) -> Index | TextIndex:
     from badexpert.zoo import build_zoo, read_recipe
+    from badexpert.zoo.text import build_text_zoo, is_text_recipe, read_text_recipe
 
-    plan = read_recipe(recipe).with_data(train, test)
     device, progress = context.device, context.progress
-    return build_zoo(plan, output, device=device, jobs=jobs, only=only, progress=progress).index
-
-
-def _built_of_texts(
-    recipe: Path,
-    output: Path,
-    train: Mapping[str, str],
-    test: Mapping[str, str],
-    only: Sequence[str],
-    jobs: int | None,
-    context: RunContext,
-) -> Index | TextIndex:
-    from badexpert.errors import ConfigError
-    from badexpert.zoo.text import build_text_zoo, read_text_recipe
-
-    if jobs not in (None, 1):
-        raise ConfigError("language models are made one after the other; leave --jobs out")
-    plan = read_text_recipe(recipe).with_data(train, test)
-    device, progress = context.device, context.progress
-    return build_text_zoo(plan, output, device=device, only=only, progress=progress)
+    if is_text_recipe(recipe):
+        texts = read_text_recipe(recipe).with_data(train, test)
+        return build_text_zoo(texts, output, device=device, jobs=jobs, only=only, progress=progress)
+    images = read_recipe(recipe).with_data(train, test)
+    return build_zoo(images, output, device=device, jobs=jobs, only=only, progress=progress).index
 
 
 def _table(index: Index | TextIndex) -> str:

@@ -34,6 +34,7 @@ def audit(
         ),
     ] = Path("audits"),
     only: options.Only = None,
+    jobs: options.Jobs = None,
     seed: options.Seed = None,
     device: options.Device = None,
     quiet: options.Quiet = False,
@@ -51,7 +52,7 @@ def audit(
 
     with session.running(settings) as context:
         outputs.require_folder(output)
-        models = run_expert_bench(zoo, output, context, only=only or [])
+        models = run_expert_bench(zoo, output, context, jobs=jobs, only=only or [])
     text = expert_tables(models)
     outputs.write_atomically(output / TABLES, text)
     console.write_document(text)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 
 from badexpert.attacks.text.truth import CLEAN, TRIGGERED, TextTruth, read_truth
@@ -25,10 +27,11 @@ from badexpert.loading.language import load_language_model
 from badexpert.matching import matching
 from badexpert.models.language import TextSuspect, suspect_of
 from badexpert.repairing.measured import Trial, Triggered
-from badexpert.runtime import RunContext, Step
+from badexpert.runtime import Progress, RunContext, Step
 from badexpert.textset import TextCleanSet
 from badexpert.version import VERSION
 from badexpert.zoo.text.folder import TextRow, read_text_index
+from badexpert.zoo.workers import carry_out, devices_like, usual_jobs
 from moe_core.files import write_text
 from moe_core.view import ExpertId, ExpertView
 
@@ -124,8 +127,23 @@ class AuditedModel:
         return bool(set(self.named) - set(self.planted))
 
 
+@dataclass(frozen=True)
+class _Order:
+    """A model to be audited, and where its results go."""
+
+    row: TextRow
+    home: Path
+    path: Path
+    seed: int
+
+
 def run_expert_bench(
-    zoo: Path, folder: Path, context: RunContext, *, only: Sequence[str] = ()
+    zoo: Path,
+    folder: Path,
+    context: RunContext,
+    *,
+    jobs: int | None = None,
+    only: Sequence[str] = (),
 ) -> tuple[AuditedModel, ...]:
     """Audit every model that passed its gate, and keep a JSON file of each.
 
@@ -133,22 +151,40 @@ def run_expert_bench(
 
     Args:
         zoo: as ``badexpert zoo build`` makes it.
+        jobs: as ``build_zoo`` takes them.
         only: patterns; models whose names match none are left out.
     Raises:
         ConfigError: there is no zoo, ``only`` matches nothing, or a file cannot be read.
+        ZooError: a process died.
     """
     rows = read_text_index(zoo).models
     chosen = matching([row.name for row in rows], only, where="the zoo")
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = [row for row in rows if row.name in chosen]
-    done = []
-    for row in wanted:
-        done.append(_kept_or_made(row, zoo / row.name, folder / f"{row.name}.json", context))
-        context.progress(Step("audit models", len(done), len(wanted), row.name))
-    return tuple(done)
+    orders = [
+        _Order(row, zoo / row.name, folder / f"{row.name}.json", context.seed)
+        for row in rows
+        if row.name in chosen
+    ]
+    devices = devices_like(context.device)
+    results = carry_out(
+        _kept_or_made,
+        orders,
+        jobs=jobs or usual_jobs(devices),
+        devices=devices,
+        progress=context.progress,
+    )
+    done = {}
+    with closing(results):
+        for one in results:
+            done[one.model] = one
+            log.info("%s: %s, %.0f s", one.model, one.error or one.verdict, one.seconds)
+            context.progress(Step("audit models", len(done), len(orders), one.model))
+    return tuple(done[order.row.name] for order in orders)
 
 
-def _kept_or_made(row: TextRow, home: Path, path: Path, context: RunContext) -> AuditedModel:
+def _kept_or_made(order: _Order, device: torch.device, progress: Progress) -> AuditedModel:
+    context = RunContext(device, order.seed, progress)
+    row, home, path = order.row, order.home, order.path
     truth = read_truth(home)
     digest = digest_of(
         {
@@ -163,7 +199,6 @@ def _kept_or_made(row: TextRow, home: Path, path: Path, context: RunContext) -> 
         return kept
     made = _audited(row, truth, home, digest, context)
     write_text(path, json.dumps(asdict(made), indent=1) + "\n")
-    log.info("%s: %s, %.0f s", row.name, made.error or made.verdict, made.seconds)
     return made
 
 

@@ -16,8 +16,9 @@ from badexpert.runtime import Progress, Step, silent
 from badexpert.zoo.entries import Entry, entries_of
 from badexpert.zoo.folder import Index, Row, Zoo, read_zoo, settings_of
 from badexpert.zoo.images import ZooData, open_data
+from badexpert.zoo.make import Order, Outcome, make_ordered
 from badexpert.zoo.recipe import Recipe
-from badexpert.zoo.workers import Order, Outcome, carry_out, devices_like, usual_jobs
+from badexpert.zoo.workers import carry_out, devices_like, usual_jobs
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def build_zoo(
     _index(recipe, entries, rows).write(folder)
     log.info("%s", _announcement(orders, data, finished=len(rows)))
     devices = devices_like(device)
-    outcomes = carry_out(orders, jobs=jobs or usual_jobs(devices), devices=devices)
+    outcomes = carry_out(make_ordered, orders, jobs=jobs or usual_jobs(devices), devices=devices)
     progress(Step(_TASK, 0, len(orders)))
     with closing(outcomes):
         for done, outcome in enumerate(outcomes, 1):

@@ -3,19 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import perf_counter
+
+import torch
 
 from badexpert.attacks.truth import GroundTruth, keep
+from badexpert.errors import AttackError, ModelLoadError
 from badexpert.findings import Json
 from badexpert.loading import PreprocessingOverrides
 from badexpert.loading.untrained import untrained_suspect
 from badexpert.models.vision import VisionSuspect
 from badexpert.redteam import plant_and_test
-from badexpert.runtime import RunContext
+from badexpert.runtime import Progress, RunContext
 from badexpert.zoo.entries import Entry
 from badexpert.zoo.folder import new_model
 from badexpert.zoo.images import read_images
+
+
+@dataclass(frozen=True)
+class Order:
+    """A model to be made.
+
+    Attributes:
+        settings: of the entry, as ``make_model`` takes them.
+        folder: of the model.
+    """
+
+    entry: Entry
+    settings: dict[str, Json]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an order.
+
+    Attributes:
+        truth: None if the model could not be made.
+        reason: why not; empty otherwise.
+        seconds: that it took.
+    """
+
+    entry: Entry
+    truth: GroundTruth | None
+    reason: str
+    seconds: float
+
+
+def make_ordered(order: Order, device: torch.device, progress: Progress) -> Outcome:
+    """Make a model, or say why it cannot be made."""
+    context = RunContext(device, order.entry.seed, progress)
+    start = perf_counter()
+    truth, reason = None, ""
+    try:
+        truth = make_model(order.entry, order.settings, order.folder, context)
+    except (AttackError, ModelLoadError) as error:
+        reason = str(error)
+    return Outcome(order.entry, truth, reason, perf_counter() - start)
 
 
 def make_model(

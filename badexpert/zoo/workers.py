@@ -1,4 +1,4 @@
-"""Models made one after the other, here or in processes side by side."""
+"""Orders carried out one after the other, here or in processes side by side."""
 
 from __future__ import annotations
 
@@ -7,51 +7,20 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
-from pathlib import Path
-from time import perf_counter
+from typing import TypeVar
 
 import torch
 
-from badexpert.attacks.truth import GroundTruth
-from badexpert.errors import AttackError, ModelLoadError, ZooError
-from badexpert.findings import Json
-from badexpert.runtime import Progress, RunContext, Step, silent
-from badexpert.zoo.entries import Entry
-from badexpert.zoo.make import make_model
+from badexpert.errors import ZooError
+from badexpert.runtime import Progress, Step, silent
 
-
-@dataclass(frozen=True)
-class Order:
-    """A model to be made.
-
-    Attributes:
-        settings: of the entry, as ``make_model`` takes them.
-        folder: of the model.
-    """
-
-    entry: Entry
-    settings: dict[str, Json]
-    folder: Path
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of an order.
-
-    Attributes:
-        truth: None if the model could not be made.
-        reason: why not; empty otherwise.
-        seconds: that it took.
-    """
-
-    entry: Entry
-    truth: GroundTruth | None
-    reason: str
-    seconds: float
+OrderT = TypeVar("OrderT")
+OutcomeT = TypeVar("OutcomeT")
+CarryOut = Callable[[OrderT, torch.device, Progress], OutcomeT]
+"""What is done with an order: a function of a module, for other processes to find."""
 
 
 def devices_like(device: torch.device) -> tuple[torch.device, ...]:
@@ -67,56 +36,61 @@ def usual_jobs(devices: Sequence[torch.device]) -> int:
 
 
 def carry_out(
-    orders: Sequence[Order], *, jobs: int, devices: Sequence[torch.device]
-) -> Generator[Outcome, None, None]:
-    """Make models, in any order.
+    do: CarryOut[OrderT, OutcomeT],
+    orders: Sequence[OrderT],
+    *,
+    jobs: int,
+    devices: Sequence[torch.device],
+    progress: Progress = silent,
+) -> Generator[OutcomeT, None, None]:
+    """Carry out orders, in any order.
 
-    Each is made with a single thread: how many add up decides a sum's last digits, and a model
-    must not depend on how many were made at once.
+    Each is carried out with a single thread: how many add up decides a sum's last digits, and a
+    model must not depend on how many were made at once.
 
     Args:
-        jobs: 1 makes them here; more start as many processes, at most one an order.
+        jobs: 1 works here; more start as many processes, at most one an order.
         devices: are given to the processes in turn.
+        progress: hears of the steps of an order that is carried out here.
     Raises:
         ZooError: a process died.
     """
     jobs = min(jobs, len(orders))
     if jobs <= 1:
-        return (_carry_out(order, devices[0], silent) for order in orders)
-    return _side_by_side(orders, jobs, devices)
+        return (_with_one_thread(do, order, devices[0], progress) for order in orders)
+    return _side_by_side(do, orders, jobs, devices)
 
 
-def _carry_out(order: Order, device: torch.device, progress: Progress) -> Outcome:
-    context = RunContext(device, order.entry.seed, progress)
-    start = perf_counter()
-    truth, reason = None, ""
+def _with_one_thread(
+    do: CarryOut[OrderT, OutcomeT], order: OrderT, device: torch.device, progress: Progress
+) -> OutcomeT:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        truth = make_model(order.entry, order.settings, order.folder, context)
-    except (AttackError, ModelLoadError) as error:
-        reason = str(error)
+        return do(order, device, progress)
     finally:
         torch.set_num_threads(threads)
-    return Outcome(order.entry, truth, reason, perf_counter() - start)
 
 
 def _side_by_side(
-    orders: Sequence[Order], jobs: int, devices: Sequence[torch.device]
-) -> Generator[Outcome, None, None]:
+    do: CarryOut[OrderT, OutcomeT],
+    orders: Sequence[OrderT],
+    jobs: int,
+    devices: Sequence[torch.device],
+) -> Generator[OutcomeT, None, None]:
     # Forking a process in which CUDA or OpenMP is at work does not end well.
     processes = get_context("spawn")
     stop, turn = processes.Event(), processes.Value("i", 0)
     pool = ProcessPoolExecutor(jobs, processes, _Worker.start, (stop, turn, tuple(devices)))
     try:
         with _ctrl_c_held_back():
-            futures = [pool.submit(_Worker.carry_out, order) for order in orders]
+            futures = [pool.submit(_Worker.carry_out, do, order) for order in orders]
         for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool as error:
         raise ZooError(
-            f"one of {jobs} processes that train models died, most likely for want of memory. "
-            "What is finished is kept: build again with fewer jobs"
+            f"one of {jobs} processes that make models died, most likely for want of memory. "
+            "What is finished is kept: run it again with fewer jobs"
         ) from error
     finally:
         stop.set()
@@ -137,11 +111,11 @@ def _ctrl_c_held_back() -> Iterator[None]:
 
 
 class _StoppedError(Exception):
-    """The build was interrupted; leaves the training without a result."""
+    """The work was interrupted; leaves an order without a result."""
 
 
 class _Worker:
-    """What a process that makes models keeps between orders."""
+    """What a process keeps between orders."""
 
     device: torch.device
     progress: Callable[[Step], None]
@@ -159,6 +133,6 @@ class _Worker:
         cls.progress = heed
 
     @classmethod
-    def carry_out(cls, order: Order) -> Outcome:
+    def carry_out(cls, do: CarryOut[OrderT, OutcomeT], order: OrderT) -> OutcomeT:
         cls.progress(Step("start", 0, None))
-        return _carry_out(order, cls.device, cls.progress)
+        return _with_one_thread(do, order, cls.device, cls.progress)

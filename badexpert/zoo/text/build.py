@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
 
 import torch
 
-from badexpert.attacks.text import Texts
+from badexpert.attacks.text import Texts, Victim
 from badexpert.attacks.text.fixture import Base, plant_fixture
 from badexpert.attacks.text.truth import Gate, TextTruth, read_truth
 from badexpert.errors import AttackError, CleanSetError, ConfigError
@@ -23,6 +25,7 @@ from badexpert.zoo.text.bases import make_base
 from badexpert.zoo.text.entries import TextEntry, text_entries
 from badexpert.zoo.text.folder import TextIndex, TextRow
 from badexpert.zoo.text.recipe import TextData, TextRecipe
+from badexpert.zoo.workers import carry_out, devices_like, usual_jobs
 from moe_core.lm.folder import TENSOR_FILE
 from moe_core.mixlora import BASE_FOLDER
 from moe_core.training.run import MODEL_FOLDER
@@ -41,25 +44,38 @@ class _Opened:
         self.digests = {"train": _digest(self.train), "test": _digest(self.test)}
 
 
+@dataclass(frozen=True, eq=False)
+class _Order:
+    """A model to be made, in the folder of a zoo."""
+
+    entry: TextEntry
+    zoo: Path
+    data: _Opened
+    gate: Gate
+
+
 def build_text_zoo(
     recipe: TextRecipe,
     folder: Path,
     *,
     device: torch.device,
+    jobs: int | None = None,
     only: Sequence[str] = (),
     progress: Progress = silent,
 ) -> TextIndex:
-    """Make every model of a recipe that is not in the folder yet, one after the other.
+    """Make every model of a recipe that is not in the folder yet, after the bases that are needed.
 
     A model whose settings and texts have not changed stays as it is, and so does a base. The index
     is written after each model, so that a build that was interrupted goes on.
 
     Args:
         folder: of the zoo; made if it is not there.
+        device, jobs: as ``build_zoo`` takes them.
         only: patterns such as ``sst2-*-s0``; models whose names match none are not made now.
     Raises:
         CleanSetError: texts are missing or unlabelled.
         ConfigError: the recipe is wrong, ``only`` matches nothing, or texts are not named.
+        ZooError: a process died.
     """
     entries = text_entries(recipe)
     names = matching([entry.name for entry in entries], only, where="the recipe")
@@ -67,37 +83,62 @@ def build_text_zoo(
     data = {name: _Opened(recipe.data[name], name) for name in {entry.data for entry in chosen}}
     folder.mkdir(parents=True, exist_ok=True)
     rows = dict(_finished(entries, folder, data, recipe.gate))
-    orders = [entry for entry in chosen if entry.name not in rows]
+    orders = [
+        _Order(entry, folder, data[entry.data], recipe.gate)
+        for entry in chosen
+        if entry.name not in rows
+    ]
     _index(recipe, entries, rows).write(folder)
     log.info("%d models to make, %d finished already", len(orders), len(rows))
+    devices = devices_like(device)
+    jobs = jobs or usual_jobs(devices)
+    bases = list({order.entry.base_name: order for order in orders}.values())
+    with closing(
+        carry_out(_make_base, bases, jobs=jobs, devices=devices, progress=progress)
+    ) as names_of_bases:
+        for done, name in enumerate(names_of_bases, 1):
+            progress(Step("training bases", done, len(bases), name))
     progress(Step(_TASK, 0, len(orders)))
-    for done, entry in enumerate(orders, 1):
-        start = process_time()
-        rows[entry.name] = _made(entry, folder, data[entry.data], recipe.gate, device, progress)
-        _index(recipe, entries, rows).write(folder)
-        log.info("%s, %.0f s", _line(rows[entry.name], done, len(orders)), process_time() - start)
-        progress(Step(_TASK, done, len(orders), entry.name))
+    with closing(
+        carry_out(_make, orders, jobs=jobs, devices=devices, progress=progress)
+    ) as outcomes:
+        for done, (row, seconds) in enumerate(outcomes, 1):
+            rows[row.name] = row
+            _index(recipe, entries, rows).write(folder)
+            log.info("%s, %.0f s", _line(row, done, len(orders)), seconds)
+            progress(Step(_TASK, done, len(orders), row.name))
     return _index(recipe, entries, rows)
 
 
-def _made(
-    entry: TextEntry,
-    folder: Path,
-    data: _Opened,
-    gate: Gate,
-    device: torch.device,
-    progress: Progress,
-) -> TextRow:
-    home = folder / BASES_FOLDER / entry.base_name
-    victim = make_base(
+def _make_base(order: _Order, device: torch.device, progress: Progress) -> str:
+    _base(order, device, progress)
+    return order.entry.base_name
+
+
+def _base(order: _Order, device: torch.device, progress: Progress) -> Victim:
+    """The base of a model; it is trained if it is not there."""
+    entry = order.entry
+    return make_base(
         entry.spec,
-        data.train,
+        order.data.train,
         entry.texts.prompt,
-        home,
+        order.zoo / BASES_FOLDER / entry.base_name,
         words=entry.texts.words,
-        settings=entry.base_settings(data.digests),
+        settings=entry.base_settings(order.data.digests),
         context=RunContext(device, entry.base_seed, progress),
     )
+
+
+def _make(order: _Order, device: torch.device, progress: Progress) -> tuple[TextRow, float]:
+    """What became of a model, and the seconds of the processor that it took."""
+    start = process_time()
+    return _made(order, device, progress), process_time() - start
+
+
+def _made(order: _Order, device: torch.device, progress: Progress) -> TextRow:
+    entry, data = order.entry, order.data
+    victim = _base(order, device, progress)
+    home = order.zoo / BASES_FOLDER / entry.base_name
     untouched = home / MODEL_FOLDER
     if entry.adapter and (home / BASE_FOLDER).is_dir():
         untouched = home / BASE_FOLDER
@@ -115,9 +156,9 @@ def _made(
         )
     except AttackError as error:
         return TextRow(entry.name, entry.data, entry.base, entry.label, reason=str(error))
-    with new_model(folder / entry.name, entry.settings(data.digests)) as partial:
+    with new_model(order.zoo / entry.name, entry.settings(data.digests)) as partial:
         truth = fixture.save(partial)
-    return _row(entry, truth, gate)
+    return _row(entry, truth, order.gate)
 
 
 def _finished(

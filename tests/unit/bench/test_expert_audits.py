@@ -39,14 +39,14 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "recipe.toml").write_text(TWO, encoding="utf-8")
     data = {"reviews": str(write_reviews(folder / "reviews.jsonl", 400))}
     recipe = read_text_recipe(folder / "recipe.toml").with_data(data, {})
-    build_text_zoo(recipe, folder / "zoo", device=torch.device("cpu"))
+    build_text_zoo(recipe, folder / "zoo", device=torch.device("cpu"), jobs=1)
     return folder / "zoo"
 
 
 def test_every_model_is_audited_once_and_compared_with_the_truth(
     zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    benign, locked = run_expert_bench(zoo, tmp_path, RunContext())
+    benign, locked = run_expert_bench(zoo, tmp_path, RunContext(), jobs=1)
     assert (benign.model, locked.model) == (BENIGN, LOCKED)
     assert benign.verdict in (ExpertVerdict.NONE, ExpertVerdict.INCONCLUSIVE)
     assert not any((benign.flagged, benign.hit, benign.false_localisation, benign.planted))
@@ -70,7 +70,7 @@ def test_every_model_is_audited_once_and_compared_with_the_truth(
     assert (locked.scores["greedy accretion"].value or 0.0) >= 0.9
     assert read_audited(tmp_path / f"{LOCKED}.json") == locked
     monkeypatch.setattr("badexpert.bench.expert_audits.audit_experts", None)
-    assert run_expert_bench(zoo, tmp_path, RunContext()) == (benign, locked)
+    assert run_expert_bench(zoo, tmp_path, RunContext(), jobs=1) == (benign, locked)
 
 
 def test_the_command_prints_tables_and_keeps_them(zoo: Path, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from badexpert.attacks import Images
 from badexpert.attacks.success import measure_success
 from badexpert.errors import AttackError, CleanSetError, ConfigError, ModelLoadError, ZooError
 from badexpert.models.origin import digest_file
-from badexpert.zoo import Recipe, Zoo, build_zoo, make, open_data, read_recipe, read_zoo, workers
+from badexpert.zoo import Recipe, Zoo, build_zoo, make, open_data, read_recipe, read_zoo
+from badexpert.zoo.make import make_model
 
 CPU = torch.device("cpu")
 BADNET, TWIN = "digits-cnn-badnet-s0", "digits-cnn-badnet-s0-twin"
@@ -66,7 +67,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(entry.name)
         raise AttackError("not today")
 
-    monkeypatch.setattr(workers, "make_model", refuse)
+    monkeypatch.setattr(make, "make_model", refuse)
     return names
 
 
@@ -223,7 +224,7 @@ def test_a_build_goes_on_where_it_was_interrupted(
 ) -> None:
     folder = tmp_path / "zoo"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "make_model", make.make_model)
+        patch.setattr(make, "make_model", make_model)
         interrupted()
     build(recipe_of(tmp_path, HASTY), folder)
     assert asked == [BADNET]
@@ -265,6 +266,6 @@ def test_a_process_that_dies_is_no_success(tmp_path: Path, monkeypatch: pytest.M
     recipe = recipe_of(
         tmp_path, ("python:badexpert.bench.networks:small_cnn", "python:dying:build")
     )
-    with pytest.raises(ZooError, match="processes that train models died"):
+    with pytest.raises(ZooError, match="processes that make models died"):
         build(recipe, tmp_path / "zoo", jobs=2)
     assert read_zoo(tmp_path / "zoo").index.missing == (BADNET, TWIN)

@@ -117,7 +117,9 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.write_text(RECIPE, encoding="utf-8")
     train = {"reviews": str(write_reviews(folder / "train.jsonl", 400))}
     test = {"reviews": str(write_reviews(folder / "test.jsonl", 300, seed=3))}
-    build_text_zoo(read_text_recipe(path).with_data(train, test), folder / "zoo", device=CPU)
+    build_text_zoo(
+        read_text_recipe(path).with_data(train, test), folder / "zoo", device=CPU, jobs=1
+    )
     return folder / "zoo"
 
 
