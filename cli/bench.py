@@ -53,6 +53,7 @@ def bench(
         ),
     ] = None,
     only: options.Only = None,
+    jobs: options.Jobs = None,
     device: options.Device = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -69,8 +70,8 @@ def bench(
     with session.running(settings) as context:
         plan = _plan(recipe, zoo, data or [])
         outputs.require_folder(output)
-        models = open_zoo(plan.zoo, output, context)
-        results = run_bench(plan, models, output, context, only=only or [])
+        models = open_zoo(plan.zoo, output, context, jobs=jobs)
+        results = run_bench(plan, models, output, context, jobs=jobs, only=only or [])
     console.write_document(_keep(results, output))
     if results.failed:
         log.warning("%d cells could not be measured", len(results.failed))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
@@ -22,8 +24,9 @@ from badexpert.describe import versions
 from badexpert.errors import BadExpertError, ConfigError
 from badexpert.matching import matching
 from badexpert.models.vision import VisionSuspect
-from badexpert.runtime import RunContext, Step
+from badexpert.runtime import Progress, RunContext, Step
 from badexpert.zoo import Zoo, build_zoo, read_recipe, read_zoo
+from badexpert.zoo.workers import carry_out, devices_like, usual_jobs
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +34,12 @@ ZOO = "zoo"
 """Where a zoo is built, in the folder of the results."""
 
 
-def open_zoo(path: Path, folder: Path, context: RunContext) -> Zoo:
+def open_zoo(path: Path, folder: Path, context: RunContext, *, jobs: int | None = None) -> Zoo:
     """A zoo by its folder, or by its recipe, which is built first.
 
     Args:
         folder: of the results; a zoo that is built lies in it.
+        jobs: as ``build_zoo`` takes them.
     Raises:
         ConfigError: there is neither, or the recipe does not say where its images are.
     """
@@ -47,7 +51,17 @@ def open_zoo(path: Path, folder: Path, context: RunContext) -> Zoo:
             f"{path} does not say where the images of {', '.join(unnamed)} are. Build the zoo "
             "with badexpert zoo build and --data, and name its folder with --zoo"
         )
-    return build_zoo(recipe, folder / ZOO, device=context.device, progress=context.progress)
+    device, progress = context.device, context.progress
+    return build_zoo(recipe, folder / ZOO, device=device, jobs=jobs, progress=progress)
+
+
+@dataclass(frozen=True, eq=False)
+class _Order:
+    """Cells of one model to be measured, and where they go."""
+
+    jobs: tuple[Job, ...]
+    recipe: BenchRecipe
+    cells: Path
 
 
 def run_bench(
@@ -56,6 +70,7 @@ def run_bench(
     folder: Path,
     context: RunContext,
     *,
+    jobs: int | None = None,
     only: Sequence[str] = (),
 ) -> Results:
     """Measure what is not measured yet.
@@ -65,6 +80,7 @@ def run_bench(
     Args:
         folder: of the results; may hold earlier ones.
         context: its seed means nothing here, the recipe has its own.
+        jobs: as ``build_zoo`` takes them; the cells of a model are measured by one process.
         only: patterns such as ``cifar10-*-s0*``; models whose names match none are not measured
             now.
     Raises:
@@ -72,21 +88,35 @@ def run_bench(
         ConfigError: the recipe does not suit the zoo, ``only`` matches nothing, or the folder
             cannot be written.
         ModelLoadError: a model or a trigger is missing or was changed.
+        ZooError: a process died.
     """
     index, planned = plan(recipe, zoo, context)
     models = list(dict.fromkeys(job.place.model for job in planned))
     chosen = matching(models, only, where="the zoo")
     index.write(folder)
-    jobs = [job for job in planned if job.place.model in chosen]
-    todo = [job for job in jobs if not _is_finished(job, folder)]
-    done = len(jobs) - len(todo)
+    wanted = [job for job in planned if job.place.model in chosen]
+    todo = [job for job in wanted if not _is_finished(job, folder)]
+    done = len(wanted) - len(todo)
     if done:
-        logger.info("%d of %d cells were measured before", done, len(jobs))
-    for cell in _measured(todo, recipe, context):
-        cell.write(folder / CELLS)
-        done += 1
-        logger.info("%s", _said(cell))
-        context.progress(Step("measuring cells", done, len(jobs), cell.place.model))
+        logger.info("%d of %d cells were measured before", done, len(wanted))
+    orders = [
+        _Order(tuple(of_model), recipe, folder / CELLS)
+        for _, of_model in groupby(todo, key=lambda job: job.place.model)
+    ]
+    devices = devices_like(context.device)
+    measured = carry_out(
+        _of_model,
+        orders,
+        jobs=jobs or usual_jobs(devices),
+        devices=devices,
+        progress=context.progress,
+    )
+    with closing(measured):
+        for cells in measured:
+            done += len(cells)
+            for cell in cells:
+                logger.info("%s", _said(cell))
+            context.progress(Step("measuring cells", done, len(wanted), cells[0].place.model))
     return Results.read(folder)
 
 
@@ -99,12 +129,22 @@ def _is_finished(job: Job, folder: Path) -> bool:
     return cell.digest == job.digest and not cell.retry
 
 
-def _measured(jobs: Iterable[Job], recipe: BenchRecipe, context: RunContext) -> Iterator[Cell]:
-    """Jobs lie a model, a seed and a size together; each level shares what is below it."""
-    for subject, of_model in groupby(jobs, key=lambda job: job.subject):
-        suspect = subject.suspect(context)
-        for seed, of_seed in groupby(of_model, key=lambda job: job.place.seed):
-            yield from _of_seed(suspect, subject, seed, of_seed, recipe, context)
+def _of_model(order: _Order, device: torch.device, progress: Progress) -> list[Cell]:
+    """Each file is written as soon as its cell is measured."""
+    cells = []
+    for cell in _measured(order, RunContext(device)):
+        cell.write(order.cells)
+        cells.append(cell)
+        progress(Step(cell.place.model, len(cells), len(order.jobs), cell.place.detector))
+    return cells
+
+
+def _measured(order: _Order, context: RunContext) -> Iterator[Cell]:
+    """Jobs lie a seed and a size together; each level shares what is below it."""
+    subject = order.jobs[0].subject
+    suspect = subject.suspect(context)
+    for seed, of_seed in groupby(order.jobs, key=lambda job: job.place.seed):
+        yield from _of_seed(suspect, subject, seed, of_seed, order.recipe, context)
 
 
 def _of_seed(
@@ -125,9 +165,9 @@ def _of_seed(
             yield _cell(job, bench, context)
 
 
-@cache
+@lru_cache(maxsize=2)
 def _in_memory(images: CleanSet) -> CleanSet:
-    """Decoded once, not once a detector."""
+    """Decoded once, not once a seed; a process has copies of its own for each model."""
     pixels, labels = images.tensors()
     return CleanSet.from_tensors(to_bytes(pixels), labels, num_classes=images.num_classes)
 

@@ -63,7 +63,7 @@ def measured(recipe: BenchRecipe, tmp_path_factory: pytest.TempPathFactory) -> P
     """A folder of results, never to be changed."""
     folder = tmp_path_factory.mktemp("results")
     zoo = build_zoo(read_recipe(recipe.zoo), folder / "zoo", device=RunContext().device, jobs=1)
-    run_bench(recipe, zoo, folder, RunContext())
+    run_bench(recipe, zoo, folder, RunContext(), jobs=1)
     return folder
 
 
@@ -151,7 +151,20 @@ def test_what_is_measured_is_not_measured_again(
     before = Results.read(folder)
     monkeypatch.setattr(workbench, "extract", forbidden)
     monkeypatch.setattr(workbench, "measure", forbidden)
-    assert run_bench(recipe, zoo, folder, RunContext()) == before
+    assert run_bench(recipe, zoo, folder, RunContext(), jobs=1) == before
+
+
+def test_two_processes_measure_the_same_as_one(
+    recipe: BenchRecipe, zoo: Zoo, measured: Path, tmp_path: Path
+) -> None:
+    recipe = replace(recipe, detectors=("badexpert", "max-softmax"), seeds=(0,))
+    beside = run_bench(recipe, zoo, tmp_path, RunContext(), jobs=2)
+    alone = {cell.place: cell for cell in Results.read(measured).cells}
+    assert len(beside.cells) == 4
+    for cell in beside.cells:
+        other = alone[cell.place]
+        assert (cell.detection, cell.false_positives) == (other.detection, other.false_positives)
+        assert cell.digest == other.digest
 
 
 def forbidden(*arguments: object, **named: object) -> None:
@@ -169,7 +182,7 @@ def test_only_what_is_missing_or_out_of_date_is_measured(
     gone.unlink()
     torn.write_text(torn.read_text()[:100])
     stale.write_text(stale.read_text().replace(read_cell(stale).digest, "0" * 64))
-    results = run_bench(recipe, zoo, folder, RunContext())
+    results = run_bench(recipe, zoo, folder, RunContext(), jobs=1)
     assert not results.missing
     assert not results.failed
     assert len(results.cells) == 4
@@ -182,18 +195,18 @@ def test_only_models_that_were_named_are_measured(
     recipe: BenchRecipe, zoo: Zoo, tmp_path: Path
 ) -> None:
     recipe = replace(recipe, detectors=("max-softmax",), seeds=(0,))
-    results = run_bench(recipe, zoo, tmp_path, RunContext(), only=["*-twin"])
+    results = run_bench(recipe, zoo, tmp_path, RunContext(), jobs=1, only=["*-twin"])
     assert [cell.place.model for cell in results.cells] == [TWIN]
     assert [place.model for place in results.missing] == [BACKDOORED]
     with pytest.raises(ConfigError, match="no model of the zoo matches resnet"):
-        run_bench(recipe, zoo, tmp_path, RunContext(), only=["resnet"])
+        run_bench(recipe, zoo, tmp_path, RunContext(), jobs=1, only=["resnet"])
 
 
 def test_other_settings_make_other_cells(recipe: BenchRecipe, zoo: Zoo, folder: Path) -> None:
     recipe = replace(recipe, detectors=("max-softmax",), seeds=(0,), fpr=0.1)
     path = folder / "cells" / f"{BACKDOORED}--max-softmax--120--0.json"
     old = read_cell(path)
-    run_bench(recipe, zoo, folder, RunContext())
+    run_bench(recipe, zoo, folder, RunContext(), jobs=1)
     new = read_cell(path)
     assert new.digest != old.digest
     assert new.detection is not None
@@ -206,7 +219,7 @@ def test_a_detector_whose_code_changed_is_measured_again(
     recipe = replace(recipe, detectors=("max-softmax",), seeds=(0,))
     before = Results.read(folder).cells
     monkeypatch.setattr(plan, "code_of", lambda kind: "other code")
-    after = run_bench(recipe, zoo, folder, RunContext()).cells
+    after = run_bench(recipe, zoo, folder, RunContext(), jobs=1).cells
     assert not {cell.digest for cell in before} & {cell.digest for cell in after}
 
 
@@ -237,9 +250,9 @@ def test_what_the_machine_is_to_blame_for_is_tried_again(
     recipe = replace(recipe, detectors=("max-softmax",), seeds=(0,))
     with monkeypatch.context() as patched:
         patched.setattr(workbench, "measure", out_of_memory)
-        results = run_bench(recipe, zoo, tmp_path, RunContext())
+        results = run_bench(recipe, zoo, tmp_path, RunContext(), jobs=1)
     assert [cell.error for cell in results.failed] == ["OutOfMemoryError: no memory left"] * 2
-    assert not run_bench(recipe, zoo, tmp_path, RunContext()).missing
+    assert not run_bench(recipe, zoo, tmp_path, RunContext(), jobs=1).missing
 
 
 def out_of_memory(*arguments: object) -> None:
@@ -250,7 +263,7 @@ def test_a_clean_set_that_is_too_small_or_too_large_is_a_failed_cell(
     recipe: BenchRecipe, zoo: Zoo, tmp_path: Path
 ) -> None:
     recipe = replace(recipe, detectors=("max-softmax",), seeds=(0,), clean_sizes=(20, 1000))
-    results = run_bench(recipe, zoo, tmp_path, RunContext())
+    results = run_bench(recipe, zoo, tmp_path, RunContext(), jobs=1)
     reasons = {cell.place.clean_size: cell.error or "" for cell in results.cells}
     assert "needs at least 19 calibration samples" in reasons[20]
     assert "cannot take 1000 of 209 samples" in reasons[1000]
@@ -260,14 +273,14 @@ def test_a_changed_model_is_refused(recipe: BenchRecipe, zoo: Zoo, folder: Path)
     shutil.copy(folder / "zoo" / TWIN / "model.safetensors", folder / "zoo" / BACKDOORED)
     shutil.rmtree(folder / "cells")
     with pytest.raises(ModelLoadError, match="was changed"):
-        run_bench(recipe, zoo, folder, RunContext())
+        run_bench(recipe, zoo, folder, RunContext(), jobs=1)
 
 
 def test_test_images_must_leave_some_for_the_defender(
     recipe: BenchRecipe, zoo: Zoo, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="digits has 359 test images; tested = 359"):
-        run_bench(replace(recipe, tested=359), zoo, tmp_path, RunContext())
+        run_bench(replace(recipe, tested=359), zoo, tmp_path, RunContext(), jobs=1)
 
 
 def test_a_twin_whose_counterpart_is_not_there_is_left_out(
@@ -275,7 +288,9 @@ def test_a_twin_whose_counterpart_is_not_there_is_left_out(
 ) -> None:
     index = replace(zoo.index, models=zoo.index.models[1:])
     with pytest.raises(ConfigError, match="no models that count, 1 that are kept apart"):
-        run_bench(recipe, replace(zoo, models=zoo.models[1:], index=index), tmp_path, RunContext())
+        run_bench(
+            recipe, replace(zoo, models=zoo.models[1:], index=index), tmp_path, RunContext(), jobs=1
+        )
 
 
 def test_a_run_that_was_cut_off_shows_what_it_did_not_reach(folder: Path) -> None:
