@@ -41,7 +41,7 @@ LOST = 0.1
 
 FIRST_LR = 0.1
 HIGHEST_LR = 0.8
-HIGHEST_ADAM_LR = 0.1
+FIRST_ADAM_LR, HIGHEST_ADAM_LR = 0.1 / 32, 0.1
 """Of a language model's full copies. Updates survive more, since the weights below them stay."""
 
 LOWEST_LR = 1e-6
@@ -88,12 +88,12 @@ def _search(
         return tuned if tried[-1].accuracy >= enough else None
 
     full_text = isinstance(tail, TextNetwork) and not has_updates(tail)
-    highest = HIGHEST_ADAM_LR if full_text else HIGHEST_LR
-    lr, found = FIRST_LR, attempt(FIRST_LR)
+    first, highest = (FIRST_ADAM_LR, HIGHEST_ADAM_LR) if full_text else (FIRST_LR, HIGHEST_LR)
+    lr, found = first, attempt(first)
     while found is None and lr > LOWEST_LR:
         lr /= 2
         found = attempt(lr)
-    while FIRST_LR <= lr < highest and (higher := attempt(2 * lr)) is not None:
+    while first <= lr < highest and (higher := attempt(2 * lr)) is not None:
         lr, found = 2 * lr, higher
     if found is None:
         return Tuned(trainable_copy(tail), tuple(tried), reached=False)
