@@ -33,6 +33,15 @@ def audit(
             help="Folder of results; models that are in it are not audited again.",
         ),
     ] = Path("audits"),
+    detect: Annotated[
+        bool,
+        typer.Option(
+            "--detect",
+            rich_help_panel=options.RUN,
+            help="Also extract from every backdoored model, which takes minutes each, and tell its "
+            "triggered texts from clean ones.",
+        ),
+    ] = False,
     only: options.Only = None,
     jobs: options.Jobs = None,
     seed: options.Seed = None,
@@ -52,7 +61,7 @@ def audit(
 
     with session.running(settings) as context:
         outputs.require_folder(output)
-        models = run_expert_bench(zoo, output, context, jobs=jobs, only=only or [])
+        models = run_expert_bench(zoo, output, context, jobs=jobs, only=only or [], detect=detect)
     text = expert_tables(models)
     outputs.write_atomically(output / TABLES, text)
     console.write_document(text)

@@ -18,6 +18,7 @@ from badexpert.audits.experts.asked import Asked
 from badexpert.audits.experts.inversion import stamped_at_random
 from badexpert.audits.experts.routing import RoutingStatistics, routing_statistics
 from badexpert.bench.cells import digest_of
+from badexpert.bench.expert_inputs import Detected, detect_in
 from badexpert.bench.expert_rankings import rankings, ranks
 from badexpert.bench.expert_scores import BASELINES, ModelScore, baseline_scores, metered
 from badexpert.bench.metrics import auroc
@@ -80,6 +81,7 @@ class AuditedModel:
         removal: None where no expert was named.
         seconds, passes: of the audit alone; see ``Cost``.
         baselines: scores of the model by other methods.
+        detected: None of a benign model, or where it was not asked for.
     """
 
     model: str
@@ -98,6 +100,7 @@ class AuditedModel:
     seconds: float = 0.0
     passes: int = 0
     baselines: Mapping[str, ModelScore] = field(default_factory=dict)
+    detected: Detected | None = None
 
     @property
     def scores(self) -> dict[str, ModelScore]:
@@ -135,6 +138,7 @@ class _Order:
     home: Path
     path: Path
     seed: int
+    detect: bool
 
 
 def run_expert_bench(
@@ -144,6 +148,7 @@ def run_expert_bench(
     *,
     jobs: int | None = None,
     only: Sequence[str] = (),
+    detect: bool = False,
 ) -> tuple[AuditedModel, ...]:
     """Audit every model that passed its gate, and keep a JSON file of each.
 
@@ -153,6 +158,7 @@ def run_expert_bench(
         zoo: as ``badexpert zoo build`` makes it.
         jobs: as ``build_zoo`` takes them.
         only: patterns; models whose names match none are left out.
+        detect: also extract from the backdoored models, and judge texts.
     Raises:
         ConfigError: there is no zoo, ``only`` matches nothing, or a file cannot be read.
         ZooError: a process died.
@@ -161,7 +167,7 @@ def run_expert_bench(
     chosen = matching([row.name for row in rows], only, where="the zoo")
     folder.mkdir(parents=True, exist_ok=True)
     orders = [
-        _Order(row, zoo / row.name, folder / f"{row.name}.json", context.seed)
+        _Order(row, zoo / row.name, folder / f"{row.name}.json", context.seed, detect)
         for row in rows
         if row.name in chosen
     ]
@@ -195,11 +201,21 @@ def _kept_or_made(order: _Order, device: torch.device, progress: Progress) -> Au
             "baselines": list(BASELINES),
         }
     )
-    if path.exists() and (kept := read_audited(path)).digest == digest:
-        return kept
-    made = _audited(row, truth, home, digest, context)
-    write_text(path, json.dumps(asdict(made), indent=1) + "\n")
+    kept = read_audited(path) if path.exists() else None
+    made = kept if kept is not None and kept.digest == digest else None
+    if made is None:
+        made = _audited(row, truth, home, digest, context)
+        _write(made, path)
+    if order.detect and made.backdoored and made.detected is None:
+        suspect, fit, rest = _opened(truth, home, context)
+        trial = _trial(suspect, truth, rest, home)
+        made = replace(made, detected=detect_in(suspect, fit, trial, context))
+        _write(made, path)
     return made
+
+
+def _write(made: AuditedModel, path: Path) -> None:
+    write_text(path, json.dumps(asdict(made), indent=1) + "\n")
 
 
 def read_audited(path: Path) -> AuditedModel:
@@ -223,16 +239,7 @@ def _audited(
     known = AuditedModel(
         row.name, row.data, row.base, row.attack, truth.trigger is not None, planted, digest
     )
-    model, adapter = truth.parts(home)
-    suspect = suspect_of(
-        load_language_model(model, adapter=adapter, device=context.device), truth.reading
-    )
-    texts = TextCleanSet.open(
-        home / CLEAN,
-        num_classes=len(truth.answers),
-        class_index={answer: at for at, answer in enumerate(truth.answers)},
-    )
-    fit, rest = texts.split(AUDITED, seed=context.seed)
+    suspect, fit, rest = _opened(truth, home, context)
     known = replace(known, baselines=baseline_scores(suspect, fit, context))
     try:
         with metered(suspect.module) as cost:
@@ -250,6 +257,22 @@ def _audited(
         seconds=cost.seconds,
         passes=cost.passes,
     )
+
+
+def _opened(
+    truth: TextTruth, home: Path, context: RunContext
+) -> tuple[TextSuspect, TextCleanSet, TextCleanSet]:
+    """A model of the zoo, texts to audit it with, and texts to measure on."""
+    model, adapter = truth.parts(home)
+    suspect = suspect_of(
+        load_language_model(model, adapter=adapter, device=context.device), truth.reading
+    )
+    texts = TextCleanSet.open(
+        home / CLEAN,
+        num_classes=len(truth.answers),
+        class_index={answer: at for at, answer in enumerate(truth.answers)},
+    )
+    return suspect, *texts.split(AUDITED, seed=context.seed)
 
 
 def planted_in(truth: TextTruth) -> tuple[ExpertId, ...]:
@@ -285,15 +308,13 @@ def _removal(
 ) -> Removal | None:
     if not named:
         return None
-    texts, target = _texts_in(home / TRIGGERED), truth.parameters.get("target")
-    triggered = Triggered(texts, target) if texts and isinstance(target, int) else None
-    trial = Trial.of(suspect, clean, triggered)
+    trial = _trial(suspect, truth, clean, home)
     before = trial.measure(suspect)
     with ExpertView.of(suspect.module).without(named):
         after = trial.measure(suspect)
     separated = None
     if trial.triggered is not None:
-        hits = trial.triggered[suspect.predict(trial.triggered).cpu() == target]
+        hits = trial.triggered[suspect.predict(trial.triggered).cpu() == trial.target]
         detector = KnockOut.of(suspect, named, clean, context)
         separated = auroc(detector.score(trial.clean), detector.score(hits)) if len(hits) else None
     return Removal(
@@ -303,6 +324,13 @@ def _removal(
         success_without=after.attack_success_rate,
         auroc=separated,
     )
+
+
+def _trial(suspect: TextSuspect, truth: TextTruth, clean: TextCleanSet, home: Path) -> Trial:
+    """Clean texts, and those with the trigger if there are any."""
+    texts, target = _texts_in(home / TRIGGERED), truth.parameters.get("target")
+    triggered = Triggered(texts, target) if texts and isinstance(target, int) else None
+    return Trial.of(suspect, clean, triggered)
 
 
 def _texts_in(path: Path) -> list[str]:

@@ -26,8 +26,8 @@ _KINDS: dict[str, Callable[[AuditedModel], bool]] = {
 def expert_tables(models: Sequence[AuditedModel]) -> str:
     """Summaries by kind of backdoor, the baselines, and one line a model."""
     audited = [one for one in models if one.error is None]
-    parts = [_summary(audited), _removals(audited), _rankings(audited), _scores(models)]
-    parts += [_each(models)]
+    parts = [_summary(audited), _removals(audited), _detections(models), _rankings(audited)]
+    parts += [_scores(models), _each(models)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -74,6 +74,26 @@ def _removals(models: Sequence[AuditedModel]) -> str:
         rows.append([kind, str(len(own)), *(_mean(map(value, removals)) for value in columns)])
     header = ["an expert was named", "models", "ASR", "ASR without", "accuracy", "accuracy without"]
     return _table([*header, "AUROC of knock-out"], rows)
+
+
+def _detections(models: Sequence[AuditedModel]) -> str:
+    """Of the models that were extracted from."""
+    rows = []
+    for kind, own in _of_kinds([one for one in models if one.detected is not None]):
+        found = [one.detected for one in own if one.detected is not None]
+        known = [one.auroc for one in found if one.auroc is not None]
+        rows.append(
+            [
+                kind,
+                str(len(own)),
+                _mean(known),
+                f"{min(known):.3f}" if known else "-",
+                str(len(found) - len(known)),
+                f"{median(one.seconds for one in found):.0f}",
+            ]
+        )
+    header = ["inputs, by extraction", "models", "mean AUROC", "lowest", NOT_COMPUTED, "median s"]
+    return _table(header, rows)
 
 
 def _rankings(models: Sequence[AuditedModel]) -> str:

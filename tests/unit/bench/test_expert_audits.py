@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from typer.testing import CliRunner
 
 from badexpert.attacks.text.truth import Knockout, read_truth
 from badexpert.audits.experts import ExpertVerdict
+from badexpert.bench import expert_inputs
 from badexpert.bench.expert_audits import (
     AuditedModel,
     Removal,
@@ -18,15 +20,18 @@ from badexpert.bench.expert_audits import (
     read_audited,
     run_expert_bench,
 )
+from badexpert.bench.expert_inputs import Detected, detect_in
 from badexpert.bench.expert_rankings import rank_of
 from badexpert.bench.expert_scores import ModelScore
 from badexpert.bench.expert_tables import expert_tables
 from badexpert.errors import ConfigError
+from badexpert.repairing.measured import Trial
 from badexpert.runtime import RunContext
 from badexpert.zoo.text import build_text_zoo, read_text_recipe
 from badexpert_cli.exits import ExitCode
 from badexpert_cli.main import app
 from moe_core.view import ExpertId
+from tests.planted_texts import planted
 from tests.small_victims import write_reviews
 from tests.unit.zoo.text.test_text_zoo import BENIGN, LOCKED, RECIPE
 
@@ -80,6 +85,47 @@ def test_the_command_prints_tables_and_keeps_them(zoo: Path, tmp_path: Path) -> 
     assert outcome.stdout == (tmp_path / "audits" / "tables.md").read_text()
     assert "| no backdoor | 1 | 0 of 1 |" in outcome.stdout
     assert "| greedy accretion | 0 | 1 | not computed | 0 |" in outcome.stdout
+
+
+def test_inputs_are_judged_by_extraction_where_it_is_asked_for(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = run_expert_bench(zoo, tmp_path, RunContext(), jobs=1)
+    monkeypatch.setattr("badexpert.bench.expert_audits.audit_experts", None)
+    benign, locked = run_expert_bench(zoo, tmp_path, RunContext(), jobs=1, detect=True)
+    assert (benign, replace(locked, detected=None)) == plain
+    assert locked.detected is not None
+    assert "13 clean samples to tune with" in str(locked.detected.error)
+    assert read_audited(tmp_path / f"{LOCKED}.json") == locked
+    found = replace(locked, detected=Detected(0.75, 9.0))
+    text = expert_tables([benign, locked, found])
+    assert "| backdoor in one expert | 2 | 0.750 | 0.750 | 1 |" in text
+
+
+def test_only_triggered_texts_that_succeed_count_and_they_should_score_high(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = planted(head=False, moe=True)
+    rows, triggered = model.suspect.encode(model.texts), model.suspect.encode(model.triggered)
+    works = model.suspect.predict(triggered) == 1
+    assert int((~works).sum()) > 0
+    scores = {len(rows): torch.zeros(len(rows)), int(works.sum()): torch.ones(int(works.sum()))}
+    monkeypatch.setattr(expert_inputs, "extract", lambda *arguments, **named: None)
+    monkeypatch.setattr(expert_inputs, "BaDExpert", lambda bundle: Scores(scores))
+    trial = Trial(rows, torch.tensor(model.labels), triggered, 1)
+    assert detect_in(model.suspect, model.clean, trial, RunContext()).auroc == 1.0
+    nowhere = replace(trial, triggered=triggered[~works])
+    assert detect_in(model.suspect, model.clean, nowhere, RunContext()).auroc is None
+
+
+class Scores:
+    """Stands for a detector: a score for each text, by how many there are."""
+
+    def __init__(self, scores: dict[int, Tensor]) -> None:
+        self._scores = scores
+
+    def score(self, rows: Tensor) -> Tensor:
+        return self._scores[len(rows)]
 
 
 def test_what_is_no_zoo_and_no_result_is_refused(zoo: Path, tmp_path: Path) -> None:
