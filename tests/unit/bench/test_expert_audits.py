@@ -106,9 +106,10 @@ def test_only_triggered_texts_that_succeed_count_and_they_should_score_high(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = planted(head=False, moe=True)
-    rows, triggered = model.suspect.encode(model.texts), model.suspect.encode(model.triggered)
+    rows = model.suspect.encode(model.texts)
+    triggered = model.suspect.encode([*model.triggered[:50], *model.texts])
     works = model.suspect.predict(triggered) == 1
-    assert int((~works).sum()) > 0
+    assert 50 < int(works.sum()) < len(rows)
     scores = {len(rows): torch.zeros(len(rows)), int(works.sum()): torch.ones(int(works.sum()))}
     monkeypatch.setattr(expert_inputs, "extract", lambda *arguments, **named: None)
     monkeypatch.setattr(expert_inputs, "BaDExpert", lambda bundle: Scores(scores))
