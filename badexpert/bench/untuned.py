@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import fx
 
 from badexpert.batchnorm import has_batch_norm
 from badexpert.bench.networks import resnet20
@@ -62,9 +61,7 @@ def untuned_bundle(suspect: VisionSuspect, tail_share: float | None) -> Bundle:
     pixels = noise(_CALIBRATION, suspect)
     fit = compute_features(trunk, Features(pixels, suspect.predict(pixels).cpu()), suspect.device)
     watch = watch_over(tail, fit, CLASSES, suspect.device)
-    gaussian, _ = find_gaussian(
-        cast(fx.GraphModule, tail), cut.node, graph.last_places(cut), fit, watch
-    )
+    gaussian, _ = find_gaussian(tail, cut.node, graph.last_places(cut), fit, watch)
     record = Record.of(
         suspect,
         cut=cut,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from badexpert.batchnorm import fold_batch_norm
-from badexpert.extraction.gaussian import Gaussian
+from badexpert.extraction.gaussian import Gaussian, with_rows
 from badexpert.suspect import Inputs, Suspect
-from badexpert.taps import tapped
 
 SUSPECT = "suspect"
 SHIFTED = "shifted"
@@ -90,7 +89,7 @@ class Comparison:
         self._trunk = fold_batch_norm(trunk.eval())
         own = self.tails[SUSPECT]
         if gaussian is not None:
-            own = tapped(cast(fx.GraphModule, own), entry, gaussian.places)
+            own = with_rows(own, entry, gaussian.places)
         self._folded = {
             part: fold_batch_norm(own if part == SUSPECT else tail)
             for part, tail in self.tails.items()

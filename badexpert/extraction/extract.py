@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from badexpert.batchnorm import has_batch_norm
 from badexpert.config import FULL, LOW_RANK, Copies, ExtractionConfig
@@ -26,7 +26,7 @@ from badexpert.extraction.comparison import (
     Views,
 )
 from badexpert.extraction.features import Features, compute_features
-from badexpert.extraction.gaussian import Gaussian, find_gaussian
+from badexpert.extraction.gaussian import TEXT_PLACES, Gaussian, find_gaussian
 from badexpert.extraction.low_rank import note_of_what_stays, with_updates
 from badexpert.extraction.memory import choose_copies
 from badexpert.extraction.paper import tune_auxiliary_as_published, tune_expert_as_published
@@ -36,7 +36,7 @@ from badexpert.extraction.samples import CANDIDATES, samples_of, with_strangers
 from badexpert.extraction.views import views_of
 from badexpert.extraction.watch import Tuned, Watch, watch_over
 from badexpert.models.answering import CLASSES
-from badexpert.models.text_networks import TextNetwork
+from badexpert.models.text_networks import ClassNetwork, TextNetwork
 from badexpert.models.vision import VisionSuspect
 from badexpert.runtime import RunContext, Step
 from badexpert.split import WHOLE, Cut
@@ -157,7 +157,9 @@ class _Halves(NamedTuple):
 
 def _cut_up(suspect: Suspect, config: ExtractionConfig) -> _Halves:
     if not isinstance(suspect, VisionSuspect):
-        return _uncut(suspect, note_of_unknown_routers(suspect.network))
+        places = TEXT_PLACES if isinstance(suspect.network, ClassNetwork) else ()
+        notes = note_of_unknown_routers(suspect.network)
+        return _uncut(suspect, notes)._replace(last_places=places)
     if config.method == "paper":
         return _uncut(suspect, ())
     try:
@@ -177,11 +179,10 @@ def _uncut(suspect: Suspect, notes: tuple[str, ...]) -> _Halves:
 def _gaussian(
     halves: _Halves, fit: Features, watch: Watch
 ) -> tuple[Gaussian | None, Tensor | None]:
-    """Clean samples to compare with and the watched ones' distances, where there is a graph."""
+    """Clean samples to compare with and the watched ones' distances, where there are places."""
     if not halves.last_places:
         return None, None
-    tail = cast(fx.GraphModule, halves.tail)
-    return find_gaussian(tail, halves.cut.node, halves.last_places, fit, watch)
+    return find_gaussian(halves.tail, halves.cut.node, halves.last_places, fit, watch)
 
 
 def _apart(features: Features, share: float, context: RunContext) -> tuple[Features, Features]:

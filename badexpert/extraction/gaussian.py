@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, cast
 
 import torch
 from sklearn.covariance import ledoit_wolf
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from badexpert.extraction.features import Features
 from badexpert.extraction.watch import Watch
+from badexpert.models.text_networks import ClassNetwork, StateReader
 from badexpert.taps import tapped
 
 MOST = 5000
@@ -30,6 +31,9 @@ _LEAST = 1e-9
 
 _ROWS = 256
 
+TEXT_PLACES = ("head",)
+"""Stands for the state of the last token, of which a language model's head makes its answer."""
+
 _AND = "+"
 """Between names of places, none of which has it."""
 
@@ -39,7 +43,8 @@ class Gaussian:
     """Clean samples as the last layer takes them: one shape for all, a centre and a size a class.
 
     Attributes:
-        places: where they were looked at, see ``NetworkGraph.last_places``.
+        places: where they were looked at, see ``NetworkGraph.last_places``; ``TEXT_PLACES`` of a
+            language model.
         means: (classes, values) fp32.
         whitening: (values, values) fp32; what differs from the means has unit variance behind it.
         spreads: (classes,) fp32, how far from its mean an input of a class may be expected, beside
@@ -116,7 +121,7 @@ class Gaussian:
 
 @torch.no_grad()
 def find_gaussian(
-    tail: fx.GraphModule, entry: str, places: tuple[str, ...], fit: Features, watch: Watch
+    tail: nn.Module, entry: str, places: tuple[str, ...], fit: Features, watch: Watch
 ) -> tuple[Gaussian, Tensor]:
     """Samples that the suspect answers right.
 
@@ -130,7 +135,7 @@ def find_gaussian(
         AuditError: the tail has no such place.
     """
     device = next(tail.parameters()).device
-    look = tapped(tail, entry, places)
+    look = with_rows(tail, entry, places)
     right = (fit.through(tail, device).argmax(1) == fit.labels).nonzero().flatten()[:MOST]
     known = fit.where(right)
     rows = _rows(look, known, device).cpu()
@@ -139,7 +144,18 @@ def find_gaussian(
     return gaussian, gaussian.distance(seen, watch.answers.to(device)).cpu()
 
 
-def _rows(look: fx.GraphModule, features: Features, device: torch.device) -> Tensor:
+def with_rows(tail: nn.Module, entry: str, places: tuple[str, ...]) -> nn.Module:
+    """A suspect's tail that also returns what is at some places: features -> (scores, rows).
+
+    Raises:
+        AuditError: it has no such place.
+    """
+    if isinstance(tail, ClassNetwork):
+        return StateReader(tail)
+    return tapped(cast(fx.GraphModule, tail), entry, places)
+
+
+def _rows(look: nn.Module, features: Features, device: torch.device) -> Tensor:
     """(samples, values) at the places."""
     parts = torch.arange(len(features)).split(_ROWS)
     return torch.cat([look(features.rows(part, device))[1] for part in parts])

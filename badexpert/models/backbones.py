@@ -11,13 +11,25 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from moe_core.lm.decoder import Decoder
 from moe_core.lm.generate import generate
+
+
+class Last(NamedTuple):
+    """What a model says at each row's last token.
+
+    Attributes:
+        logits: (rows, vocabulary or classes).
+        states: that its head made them from, (rows, width).
+    """
+
+    logits: Tensor
+    states: Tensor
 
 
 class Backbone(nn.Module):
@@ -36,9 +48,8 @@ class Backbone(nn.Module):
     max_positions: int | None
 
     @abstractmethod
-    def last_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """What follows each row's last token, or a classifier's answer, (rows, vocabulary or
-        classes).
+    def last(self, ids: Tensor, lengths: Tensor) -> Last:
+        """What follows each row's last token, or a classifier's answer.
 
         Args:
             ids: (rows, tokens); padding may be any token.
@@ -66,8 +77,9 @@ class DecoderBackbone(Backbone):
         self.num_classes = len(module.config.classes) or None
         self.max_positions = None
 
-    def last_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        return self.module(ids, lengths).logits
+    def last(self, ids: Tensor, lengths: Tensor) -> Last:
+        output = self.module(ids, lengths)
+        return Last(output.logits, output.states)
 
     def token_logits(self, ids: Tensor, lengths: Tensor, first: int) -> Tensor:
         return self.module(ids).logits[:, first:]
@@ -94,14 +106,14 @@ class TransformersBackbone(Backbone):
         self.max_positions = getattr(self._config, "max_position_embeddings", None)
         self._narrows = "logits_to_keep" in inspect.signature(module.forward).parameters
 
-    def last_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
+    def last(self, ids: Tensor, lengths: Tensor) -> Last:
         if self.num_classes is not None:
-            return self._class_logits(ids, lengths)
+            return self._classified(ids, lengths)
         module: Any = self.module
-        with _given_only_last(module.get_output_embeddings(), lengths):
+        with _given_only_last(module.get_output_embeddings(), lengths) as given:
             logits: Tensor = self._run(ids, lengths).logits
         assert logits.shape[1] == 1, f"{type(module).__name__} does not call its head"
-        return logits[:, 0]
+        return Last(logits[:, 0], given[0])
 
     def token_logits(self, ids: Tensor, lengths: Tensor, first: int) -> Tensor:
         return self._logits(ids, lengths, torch.arange(first, ids.shape[1], device=ids.device))
@@ -120,12 +132,12 @@ class TransformersBackbone(Backbone):
         )
         return list(written[:, longest:])
 
-    def _class_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
+    def _classified(self, ids: Tensor, lengths: Tensor) -> Last:
         """Rows must be padded with the model's own padding token: its head looks for it."""
         with self._padding_token(ids, lengths) as token:
             padded = torch.where(_mask(ids, lengths), ids, token)
-            scores: Tensor = self._run(padded, lengths).logits
-        return scores
+            output = self._run(padded, lengths, output_hidden_states=True)
+        return Last(output.logits, _at_last(output.hidden_states[-1], lengths))
 
     @contextmanager
     def _padding_token(self, ids: Tensor, lengths: Tensor) -> Iterator[int]:
@@ -154,24 +166,30 @@ class TransformersBackbone(Backbone):
 
 
 @contextmanager
-def _given_only_last(head: nn.Module, lengths: Tensor) -> Iterator[None]:
+def _given_only_last(head: nn.Module, lengths: Tensor) -> Iterator[list[Tensor]]:
     """Inside, a head gets the state of each row's last token alone, since a vocabulary is large.
 
-    What the model makes of its logits then (scales, caps) is its own code.
+    What the model makes of its logits then (scales, caps) is its own code. The states are in the
+    list afterwards.
     """
-    thread = get_ident()
+    thread, given = get_ident(), list[Tensor]()
 
     def narrowed(_head: nn.Module, states: tuple[Tensor]) -> tuple[Tensor] | None:
         if get_ident() != thread:  # the texts of another request to the same model
             return None
-        rows = torch.arange(len(lengths), device=lengths.device)
-        return (states[0][rows, lengths - 1].unsqueeze(1),)
+        given.append(_at_last(states[0], lengths))
+        return (given[-1].unsqueeze(1),)
 
     hook = head.register_forward_pre_hook(narrowed)
     try:
-        yield
+        yield given
     finally:
         hook.remove()
+
+
+def _at_last(states: Tensor, lengths: Tensor) -> Tensor:
+    """(rows, tokens, width) at each row's last token, (rows, width)."""
+    return states[torch.arange(len(lengths), device=lengths.device), lengths - 1]
 
 
 def _mask(ids: Tensor, lengths: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ read, stands as its number plus the size of the vocabulary.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from badexpert.models.answering import log_odds
-from badexpert.models.backbones import Backbone
+from badexpert.models.backbones import Backbone, Last
 
 PAD = -1
 
@@ -42,7 +42,7 @@ class TextNetwork(nn.Module):
         if torch.is_grad_enabled() and any(part.requires_grad for part in self.parameters()):
             scores = self.scores(flat[:, : int(lengths.max())], lengths)
         else:
-            scores = self._in_pieces(flat, lengths)
+            scores = in_pieces(self.scores, flat, lengths)
         return scores if rows.ndim == 2 else scores.view(rows.shape[:2])
 
     @abstractmethod
@@ -53,14 +53,18 @@ class TextNetwork(nn.Module):
             lengths: of the rows without padding, (rows,).
         """
 
-    def _in_pieces(self, rows: Tensor, lengths: Tensor) -> Tensor:
-        """Rows of like length together, each piece trimmed to its longest."""
-        order = lengths.argsort(stable=True)
-        pieces = [
-            self.scores(rows[piece, : int(lengths[piece].max())], lengths[piece])
-            for piece in pieces_of(order, lengths)
-        ]
-        return torch.cat(pieces)[order.argsort()]
+
+def in_pieces(of: Callable[[Tensor, Tensor], Tensor], rows: Tensor, lengths: Tensor) -> Tensor:
+    """What a function of rows and their lengths makes of all rows, (rows, ...).
+
+    Rows of like length go together, each piece trimmed to its longest.
+    """
+    order = lengths.argsort(stable=True)
+    pieces = [
+        of(rows[piece, : int(lengths[piece].max())], lengths[piece])
+        for piece in pieces_of(order, lengths)
+    ]
+    return torch.cat(pieces)[order.argsort()]
 
 
 def pieces_of(order: Tensor, lengths: Tensor) -> list[Tensor]:
@@ -74,14 +78,30 @@ def pieces_of(order: Tensor, lengths: Tensor) -> list[Tensor]:
     return [*pieces, order[start:]]
 
 
-class ClassHeadNetwork(TextNetwork):
-    """A classifier with a head of its own."""
+class ClassNetwork(TextNetwork):
+    """Answers with one of a few classes, at the last token."""
 
     def scores(self, rows: Tensor, lengths: Tensor) -> Tensor:
-        return self.backbone.last_logits(rows.clamp_min(0), lengths).float()
+        return self.read(rows, lengths).logits
+
+    def read(self, rows: Tensor, lengths: Tensor) -> Last:
+        """Scores of rows, (rows, classes), and the states that they are made from; fp32."""
+        logits, states = self.backbone.last(rows.clamp_min(0), lengths)
+        return Last(self.of_classes(logits).float(), states.float())
+
+    @abstractmethod
+    def of_classes(self, logits: Tensor) -> Tensor:
+        """Those of the classes, of all that the model gives, (rows, classes)."""
 
 
-class LabelWordNetwork(TextNetwork):
+class ClassHeadNetwork(ClassNetwork):
+    """A classifier with a head of its own."""
+
+    def of_classes(self, logits: Tensor) -> Tensor:
+        return logits
+
+
+class LabelWordNetwork(ClassNetwork):
     """A language model that answers with one of a few words at the last position.
 
     Attributes:
@@ -95,8 +115,32 @@ class LabelWordNetwork(TextNetwork):
         device = next(backbone.parameters()).device
         self.register_buffer("words", torch.tensor(words, device=device), persistent=False)
 
-    def scores(self, rows: Tensor, lengths: Tensor) -> Tensor:
-        return self.backbone.last_logits(rows.clamp_min(0), lengths)[:, self.words].float()
+    def of_classes(self, logits: Tensor) -> Tensor:
+        return logits[:, self.words]
+
+
+class StateReader(nn.Module):
+    """A network that also returns what its head took."""
+
+    def __init__(self, network: ClassNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores, (rows, classes), and states, (rows, width), fp32.
+
+        Args:
+            rows: (rows, tokens) int64.
+        """
+        widths = list[int]()
+
+        def read(rows: Tensor, lengths: Tensor) -> Tensor:
+            scores, states = self.network.read(rows, lengths)
+            widths[:] = [scores.shape[1], states.shape[1]]
+            return torch.cat([scores, states], dim=1)
+
+        scores, states = in_pieces(read, rows, (rows != PAD).sum(1)).split(widths, dim=1)
+        return scores, states
 
 
 class ResponseNetwork(TextNetwork):

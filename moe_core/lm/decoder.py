@@ -23,10 +23,12 @@ class DecoderOutput(NamedTuple):
         logits: (batch, tokens, vocabulary) of a language model, or (batch, vocabulary) where it was
             given lengths; (batch, classes) of a classifier.
         routings: of each Mixture-of-Experts layer, in order; tokens of the batch lie row after row.
+        states: that the logits were made from, (batch, tokens, width) or (batch, width).
     """
 
     logits: Tensor
     routings: tuple[Routing, ...]
+    states: Tensor
 
     @property
     def aux_loss(self) -> Tensor:
@@ -100,7 +102,8 @@ class Decoder(nn.Module):
                 routings.append(routing)
         if self.config.classes or lengths_B is not None:
             x_BTD = _last(x_BTD, lengths_B)
-        return DecoderOutput(self.head(self.norm(x_BTD)), tuple(routings))
+        x_BTD = self.norm(x_BTD)
+        return DecoderOutput(self.head(x_BTD), tuple(routings), x_BTD)
 
     def __call__(
         self,

@@ -50,7 +50,7 @@ def test_experts_that_lie_apart_on_disk_are_put_together(kind: str, tmp_path: Pa
     folder = with_tokenizer(transformers_folder(tmp_path, kind, **moe(kind)))
     model = load_language_model(folder)
     theirs = AutoModelForCausalLM.from_pretrained(folder)
-    ours = model.backbone.last_logits(IDS, LENGTHS)
+    ours = model.backbone.last(IDS, LENGTHS).logits
     torch.testing.assert_close(ours, theirs(IDS).logits[:, -1], rtol=0, atol=1e-5)
     assert model.origin.architecture == f"transformers:{type(theirs).__name__}"
 
@@ -76,7 +76,7 @@ def test_weights_keep_their_type(tmp_path: Path) -> None:
 
 
 def test_shards_are_read_and_kept_in_the_folder(folder: Path) -> None:
-    before = load_language_model(folder).backbone.last_logits(IDS, LENGTHS)
+    before = load_language_model(folder).backbone.last(IDS, LENGTHS).logits
     tensors = load_file(folder / WEIGHTS)
     (folder / WEIGHTS).unlink()
     names = sorted(tensors)
@@ -87,7 +87,7 @@ def test_shards_are_read_and_kept_in_the_folder(folder: Path) -> None:
     where = {name: file for file, part in parts.items() for name in part}
     index.write_text(json.dumps({"weight_map": where}))
     model = load_language_model(folder)
-    torch.testing.assert_close(model.backbone.last_logits(IDS, LENGTHS), before)
+    torch.testing.assert_close(model.backbone.last(IDS, LENGTHS).logits, before)
     assert len(model.origin.files) == 4  # shards, configuration, tokenizer
     index.write_text(json.dumps({"weight_map": where | {names[0]: "../../etc/passwd"}}))
     with pytest.raises(ModelLoadError, match="outside the model's folder"):
@@ -107,7 +107,7 @@ def test_a_classifier_of_our_own_names_its_classes(tmp_path: Path) -> None:
     model = load_language_model(tmp_path)
     assert model.class_names == ("no", "yes")
     assert model.codec.encode("é") == [0xC3, 0xA9]
-    assert torch.equal(model.backbone.last_logits(IDS, LENGTHS), made(IDS, LENGTHS).logits)
+    assert torch.equal(model.backbone.last(IDS, LENGTHS).logits, made(IDS, LENGTHS).logits)
 
 
 def test_names_of_classes_come_from_the_configuration(tmp_path: Path) -> None:
@@ -184,8 +184,8 @@ def test_a_mixlora_adapter_becomes_experts(whole: Path, tmp_path: Path) -> None:
         torch.nn.init.normal_(parameter, std=0.3)
     save_adapter(adapter_of(made.backbone.module, config), tmp_path)
     read = load_language_model(whole, adapter=tmp_path)
-    expected = made.backbone.eval().last_logits(IDS, LENGTHS)
-    torch.testing.assert_close(read.backbone.last_logits(IDS, LENGTHS), expected)
+    expected = made.backbone.eval().last(IDS, LENGTHS).logits
+    torch.testing.assert_close(read.backbone.last(IDS, LENGTHS).logits, expected)
     assert read.origin.parameters > load_language_model(whole).origin.parameters
 
 

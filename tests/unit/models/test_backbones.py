@@ -52,7 +52,7 @@ def test_last_logits_are_those_of_a_whole_pass_at_less_cost(name: str) -> None:
     mask = (torch.arange(ids.shape[1]) < LENGTHS[:, None]).long()
     whole = model(input_ids=ids, attention_mask=mask).logits
     with shapes_given_to(model.get_output_embeddings()) as seen:  # type: ignore[operator]
-        last = backbone.last_logits(ids, LENGTHS)
+        last = backbone.last(ids, LENGTHS).logits
         after = backbone.token_logits(ids, LENGTHS, 0)
     torch.testing.assert_close(last, whole[torch.arange(3), LENGTHS - 1], rtol=1e-5, atol=1e-5)
     assert seen == [(3, 1), (3, 7)]
@@ -65,7 +65,7 @@ def test_requests_of_several_threads_do_not_meet_in_the_head(
     backbone, ids = TransformersBackbone(family_model("olmoe")), batch()
     requests = [(ids, LENGTHS), (ids[:2], torch.tensor([2, 6]))]
     with torch.no_grad():
-        alone = [backbone.last_logits(*request) for request in requests]
+        alone = [backbone.last(*request).logits for request in requests]
     together, run = Barrier(2), backbone._run
 
     def waiting(*arguments: Any, **options: Any) -> Any:
@@ -76,7 +76,7 @@ def test_requests_of_several_threads_do_not_meet_in_the_head(
 
     @torch.no_grad()
     def asked(request: tuple[Tensor, Tensor]) -> Tensor:
-        return backbone.last_logits(*request)
+        return backbone.last(*request).logits
 
     monkeypatch.setattr(backbone, "_run", waiting)
     with ThreadPoolExecutor(2) as pool:

@@ -105,7 +105,7 @@ def test_label_words_share_the_probability_of_the_last_position() -> None:
     made = suspect("llama", LABELS)
     text = TEXTS[1]
     ids = torch.tensor([[WORDS.index(word) for word in f"{text} w3".split()]])
-    logits = model("llama").backbone.last_logits(ids, torch.tensor([ids.shape[1]]))[0]
+    logits = model("llama").backbone.last(ids, torch.tensor([ids.shape[1]])).logits[0]
     words = logits[[WORDS.index(word) for word in LABELS.label_words]]
     p = words.softmax(0)
     found = made.log_odds([text] * 3, torch.arange(3))
@@ -131,7 +131,7 @@ def mean_log_probability(prompt: Tensor, response: Tensor) -> float:
     ids, total = prompt.tolist(), 0.0
     for token in response.tolist():
         row = torch.tensor([ids])
-        logits = model("llama").backbone.last_logits(row, torch.tensor([len(ids)]))[0]
+        logits = model("llama").backbone.last(row, torch.tensor([len(ids)])).logits[0]
         assert int(logits.argmax()) == token  # greedy
         total += float(logits.double().log_softmax(0)[token])
         ids.append(token)
@@ -167,7 +167,7 @@ def test_our_own_models_write_and_answer_in_bytes() -> None:
     labels = suspect_of(made, BYTES)
     assert labels.encode(["a"])[0].tolist() == list(b"a is ")
     ids = torch.tensor([list(b"a is ")])
-    after = made.backbone.last_logits(ids, torch.tensor([5]))[:, [ord("g"), ord("b")]]
+    after = made.backbone.last(ids, torch.tensor([5])).logits[:, [ord("g"), ord("b")]]
     torch.testing.assert_close(labels.logits(["a"]), after)
     writes = suspect_of(made, WRITES)
     assert isinstance(writes, GenerationSuspect)
