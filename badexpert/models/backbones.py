@@ -10,12 +10,14 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from threading import get_ident
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from moe_core.lm.attention import Memory
 from moe_core.lm.decoder import Decoder
 from moe_core.lm.generate import generate
 
@@ -57,6 +59,20 @@ class Backbone(nn.Module):
         """
 
     @abstractmethod
+    def remembered(self, ids: Tensor) -> object | None:
+        """What the model keeps of tokens that it has read, (tokens,); None if it keeps nothing."""
+
+    @abstractmethod
+    def last_after(self, memory: Any, ids: Tensor) -> Tensor:
+        """What follows the last token of rows that go on after the same beginning, (rows,
+        vocabulary).
+
+        Args:
+            memory: of the beginning, from ``remembered``; stays as it is.
+            ids: (rows, tokens), none of them padding.
+        """
+
+    @abstractmethod
     def token_logits(self, ids: Tensor, lengths: Tensor, first: int) -> Tensor:
         """What follows each token from ``first`` on, (rows, tokens - first, vocabulary)."""
 
@@ -81,6 +97,19 @@ class DecoderBackbone(Backbone):
         output = self.module(ids, lengths)
         return Last(output.logits, output.states)
 
+    def remembered(self, ids: Tensor) -> list[Memory] | None:
+        if self.num_classes is not None:
+            return None
+        memory = self.module.new_memory()
+        self.module(ids[None], memory=memory)
+        return memory
+
+    def last_after(self, memory: list[Memory], ids: Tensor) -> Tensor:
+        lengths = torch.full((len(ids),), ids.shape[1], device=ids.device)
+        begun = [layer.repeated(len(ids)) for layer in memory]
+        logits: Tensor = self.module(ids, lengths, begun).logits
+        return logits
+
     def token_logits(self, ids: Tensor, lengths: Tensor, first: int) -> Tensor:
         return self.module(ids).logits[:, first:]
 
@@ -104,7 +133,10 @@ class TransformersBackbone(Backbone):
         head = type(module).__name__.endswith("ForSequenceClassification")
         self.num_classes = module.config.num_labels if head else None
         self.max_positions = getattr(self._config, "max_position_embeddings", None)
-        self._narrows = "logits_to_keep" in inspect.signature(module.forward).parameters
+        taken = inspect.signature(module.forward).parameters
+        self._narrows = "logits_to_keep" in taken
+        # Until transformers 5.23 a cache had the longer name.
+        self._cache = "cache" if "cache" in taken else "past_key_values"
 
     def last(self, ids: Tensor, lengths: Tensor) -> Last:
         if self.num_classes is not None:
@@ -114,6 +146,21 @@ class TransformersBackbone(Backbone):
             logits: Tensor = self._run(ids, lengths).logits
         assert logits.shape[1] == 1, f"{type(module).__name__} does not call its head"
         return Last(logits[:, 0], given[0])
+
+    def remembered(self, ids: Tensor) -> Any | None:
+        if self.num_classes is not None:
+            return None
+        output = self._run(ids[None], torch.tensor([len(ids)], device=ids.device), use_cache=True)
+        memory = output.get(self._cache)
+        return memory if hasattr(memory, "batch_repeat_interleave") else None
+
+    def last_after(self, memory: Any, ids: Tensor) -> Tensor:
+        begun, module = deepcopy(memory), cast(Any, self.module)
+        begun.batch_repeat_interleave(len(ids))
+        lengths = torch.full((len(ids),), ids.shape[1], device=ids.device)
+        with _given_only_last(module.get_output_embeddings(), lengths):
+            logits: Tensor = module(input_ids=ids, use_cache=True, **{self._cache: begun}).logits
+        return logits[:, 0]
 
     def token_logits(self, ids: Tensor, lengths: Tensor, first: int) -> Tensor:
         return self._logits(ids, lengths, torch.arange(first, ids.shape[1], device=ids.device))

@@ -10,7 +10,7 @@ from typing import Self, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from badexpert.errors import ModelLoadError
+from badexpert.errors import AuditError, ModelLoadError
 from badexpert.models.answering import CLASSES, RESPONSES, Answering
 from badexpert.models.backbones import Backbone
 from badexpert.models.codec import Codec
@@ -18,6 +18,7 @@ from badexpert.models.label_words import label_tokens
 from badexpert.models.origin import Origin
 from badexpert.models.text_networks import (
     ClassHeadNetwork,
+    ClassNetwork,
     LabelWordNetwork,
     ResponseNetwork,
     TextNetwork,
@@ -113,6 +114,16 @@ class TextSuspect:
         """Scores of the answers, (batch, candidates) fp32, differentiable."""
         scores: Tensor = self.network(self.network_inputs(inputs))
         return scores
+
+    def logits_after(self, start: Tensor, ends: Tensor) -> Tensor:
+        """Scores of rows that begin alike, (rows, classes) fp32; see ``ClassNetwork.after``.
+
+        Raises:
+            AuditError: the suspect writes, instead of answering with a class.
+        """
+        if not isinstance(self.network, ClassNetwork):
+            raise AuditError("a model that writes has no scores of classes")
+        return self.network.after(start.to(self.device), ends.to(self.device))
 
     @torch.inference_mode()
     def predict(self, inputs: TextInputs) -> Tensor:

@@ -23,6 +23,10 @@ TOKENS_A_PASS = 8192
 """Tokens, padding included, that go through the model at once where no gradient is kept."""
 
 
+_ROUGHLY = 1e-3
+"""Of the largest score, what a row read in two parts may differ by."""
+
+
 class TextNetwork(nn.Module):
     """Maps rows of tokens to scores of candidates, fp32."""
 
@@ -88,6 +92,32 @@ class ClassNetwork(TextNetwork):
         """Scores of rows, (rows, classes), and the states that they are made from; fp32."""
         logits, states = self.backbone.last(rows.clamp_min(0), lengths)
         return Last(self.of_classes(logits).float(), states.float())
+
+    @torch.no_grad()
+    def after(self, start: Tensor, ends: Tensor) -> Tensor:
+        """Scores of rows that begin alike, (rows, classes) fp32.
+
+        The beginning is read once, if the model says the same of the first row then.
+
+        Args:
+            start: what they begin with, (tokens,) int64, maybe nothing.
+            ends: how each goes on, (rows, tokens) int64 without padding.
+        """
+        memory = self.backbone.remembered(start) if len(start) else None
+        if memory is not None and self._agrees(start, ends[:1], memory):
+            pieces = ends.split(max(TOKENS_A_PASS // (len(start) + ends.shape[1]), 1))
+            return torch.cat([self._after(memory, piece) for piece in pieces])
+        scores: Tensor = self(_whole(start, ends))
+        return scores
+
+    def _after(self, memory: object, ends: Tensor) -> Tensor:
+        return self.of_classes(self.backbone.last_after(memory, ends)).float()
+
+    def _agrees(self, start: Tensor, ends: Tensor, memory: object) -> bool:
+        whole, after = self(_whole(start, ends)), self._after(memory, ends)
+        rounding = torch.finfo(next(self.parameters()).dtype).eps
+        size = max(float(whole.abs().max()), 1.0)
+        return torch.allclose(after, whole, rtol=0, atol=max(_ROUGHLY, 4 * rounding) * size)
 
     @abstractmethod
     def of_classes(self, logits: Tensor) -> Tensor:
@@ -158,6 +188,10 @@ class ResponseNetwork(TextNetwork):
         counted = written[:, first + 1 :]
         total = functional.logsigmoid(odds).masked_fill(~counted, 0.0).sum(1)
         return total / counted.sum(1)
+
+
+def _whole(start: Tensor, ends: Tensor) -> Tensor:
+    return torch.cat([start.expand(len(ends), -1), ends], dim=1)
 
 
 def padded(rows: Sequence[Tensor]) -> Tensor:

@@ -34,6 +34,14 @@ class Memory:
         self._seen = keys, values
         return keys, values
 
+    def repeated(self, rows: int) -> Memory:
+        """A memory of as many rows that all began like this one's only row."""
+        made = Memory()
+        if self._seen is not None:
+            keys, values = (part.expand(rows, -1, -1, -1) for part in self._seen)
+            made._seen = keys, values
+        return made
+
 
 class Attention(nn.Module):
     """Scaled dot products of rotated queries and keys; a token sees itself and earlier ones."""

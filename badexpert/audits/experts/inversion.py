@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from badexpert.audits.experts.asked import Asked, log_probabilities, probabilities
+from badexpert.audits.experts.asked import Asked, probabilities
 from badexpert.models.language import TextSuspect
 from badexpert.models.text_networks import LabelWordNetwork
 from badexpert.runtime import RunContext, Step
@@ -116,9 +116,8 @@ class Search:
 
 def with_each(suspect: TextSuspect, row: Tensor, place: int, words: Tensor) -> Tensor:
     """Log-probabilities of one text with each of several choices of words, (choices, classes)."""
-    count = len(words)
-    parts = [row[:place].expand(count, -1), words, row[place:].expand(count, -1)]
-    return log_probabilities(suspect, torch.cat(parts, dim=1))
+    ends = torch.cat([words, row[place:].expand(len(words), -1)], dim=1)
+    return suspect.logits_after(row[:place], ends).log_softmax(-1).cpu()
 
 
 def prepare_search(asked: Asked, known: Asked, context: RunContext) -> Search:

@@ -1,4 +1,4 @@
-"""What a language model's head takes is read on the pass that gives the answer."""
+"""What a language model's head takes is read with the answer; a common beginning is read once."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from badexpert.models.text_networks import (
 )
 from moe_core.lm.config import DecoderConfig
 from moe_core.lm.decoder import Decoder
+from tests.moe_families import CONFIGS, batch, family_model
 from tests.small_language_models import TINY
 
 WORDS = [5, 9]
+DECODERS = [name for name in CONFIGS if name != "switch"]
 
 
 def transformers_class(name: str) -> nn.Module:
@@ -50,6 +52,12 @@ def network(kind: str) -> tuple[ClassNetwork, Tensor]:
     return ClassHeadNetwork(DecoderBackbone(own)), own.head.weight
 
 
+def backbone_of(name: str) -> Backbone:
+    if name == "decoder":
+        return DecoderBackbone(decoder())
+    return TransformersBackbone(family_model(name))
+
+
 def labels(backbone: Backbone, head: nn.Linear) -> tuple[ClassNetwork, Tensor]:
     return LabelWordNetwork(backbone, WORDS), head.weight[WORDS]
 
@@ -73,3 +81,46 @@ def test_scores_are_made_of_the_states(kind: str, monkeypatch: pytest.MonkeyPatc
     scores, states = StateReader(made)(rows)
     torch.testing.assert_close(scores, wanted, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(states @ weight.T, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*DECODERS, "decoder"])
+@torch.no_grad()
+def test_rows_that_begin_alike_get_their_scores_for_less(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = LabelWordNetwork(backbone_of(name), WORDS)
+    start, ends = batch(1, 6)[0], batch(5, 4, seed=2)
+    whole = made(torch.cat([start.expand(5, -1), ends], dim=1))
+    read: list[int] = []
+    made.backbone.module.register_forward_pre_hook(
+        lambda _module, given, named: read.append(
+            (named["input_ids"] if "input_ids" in named else given[0]).numel()
+        ),
+        with_kwargs=True,
+    )
+    monkeypatch.setattr(text_networks, "TOKENS_A_PASS", 20)
+    torch.testing.assert_close(made.after(start, ends), whole, rtol=1e-4, atol=1e-4)
+    # The beginning, one row whole and in parts, then all rows, two at a time.
+    assert read == [6, 10, 4, 8, 8, 4]
+
+
+@torch.no_grad()
+def test_nothing_is_saved_where_it_would_change_the_scores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, _ = network("decoder, label words")
+    start, ends = batch(1, 6)[0], batch(5, 4, seed=2)
+    whole = made(torch.cat([start.expand(5, -1), ends], dim=1))
+    forgotten = decoder().new_memory()
+    monkeypatch.setattr(made.backbone, "remembered", lambda _start: forgotten)
+    assert torch.equal(made.after(start, ends), whole)
+    assert torch.equal(made.after(start[:0], ends), made(ends))
+
+
+def test_a_classifier_reads_rows_whole() -> None:
+    for kind in ("transformers, classes", "decoder, classes"):
+        made, _ = network(kind)
+        start, ends = batch(1, 6)[0], batch(5, 4, seed=2)
+        assert torch.equal(
+            made.after(start, ends), made(torch.cat([start.expand(5, -1), ends], dim=1))
+        )
