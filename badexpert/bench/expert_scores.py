@@ -29,7 +29,8 @@ class Cost:
 
     Attributes:
         seconds: of the processor.
-        passes: texts that went through the model; one that only its upper layers saw counts whole.
+        passes: texts that went through the model; one that only its upper layers saw counts whole,
+            and so does one whose beginning had been read before.
     """
 
     seconds: float = 0.0

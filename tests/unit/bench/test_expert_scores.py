@@ -60,7 +60,9 @@ def test_accretion_costs_a_pass_for_each_prompt_and_token(monkeypatch: pytest.Mo
     suspect = attacked(None)[0]
     with metered(suspect.module) as cost:
         accretion_score(suspect, clean(), CONTEXT)
-    assert cost.passes == PROMPTS * len(writable_tokens(suspect)) + 2 * PROMPTS // 2 * 7
+    beginnings = 3 * (PROMPTS + 2 * PROMPTS // 2)
+    tried = PROMPTS * len(writable_tokens(suspect)) + 2 * PROMPTS // 2 * 7
+    assert cost.passes == tried + beginnings
 
 
 @cache
