@@ -1,17 +1,22 @@
-"""What the expert audit did on a zoo, as Markdown."""
+"""What the expert audit did on a zoo, as Markdown.
+
+``python -m badexpert.bench.expert_tables FOLDER`` prints it; with ``--into FILE`` it goes
+into a document.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from statistics import fmean, median
 
 import torch
 from torch import Tensor
 
 from badexpert.audits.experts import ExpertVerdict
-from badexpert.bench.expert_audits import AuditedModel, Removal
+from badexpert.bench.expert_audits import AuditedModel, Removal, read_audited
 from badexpert.bench.metrics import auroc
-from badexpert.bench.tables import table
+from badexpert.bench.tables import print_or_insert, table
 
 NOT_COMPUTED = "not computed"
 
@@ -185,3 +190,17 @@ def _mean(values: Iterable[float | None]) -> str:
 
 def _experts(experts: Iterable[tuple[int, int]]) -> str:
     return ", ".join(f"{layer}.{expert}" for layer, expert in experts) or "-"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Those of ``badexpert zoo audit``."""
+    name = "python -m badexpert.bench.expert_tables"
+    print_or_insert(_read, name, __doc__, arguments)
+
+
+def _read(folder: Path) -> str:
+    return expert_tables([read_audited(path) for path in sorted(folder.glob("*.json"))])
+
+
+if __name__ == "__main__":
+    main()

@@ -216,18 +216,32 @@ def inserted(text: str, tables: str, name: str) -> str:
     return f"{head}{begin}\n{tables}\n{end}{tail}"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the tables of a folder of results, or put them into a document."""
-    parser = argparse.ArgumentParser(prog="python -m badexpert.bench.tables", description=__doc__)
-    parser.add_argument("folder", type=Path, help="as badexpert bench wrote it")
+def print_or_insert(
+    render: Callable[[Path], str], prog: str, about: str | None, arguments: Sequence[str] | None
+) -> None:
+    """Print the tables of a folder of results, or put them into a document.
+
+    Args:
+        prog, about: what ``--help`` says.
+    Raises:
+        ConfigError: the document has no place for them.
+    """
+    parser = argparse.ArgumentParser(prog=prog, description=about)
+    parser.add_argument("folder", type=Path, help="of results, as the command wrote them")
     parser.add_argument("--into", type=Path, help="document with a place for the folder's tables")
     options = parser.parse_args(arguments)
-    tables, document = render(Results.read(options.folder)), options.into
+    tables, document = render(options.folder), options.into
     if document is None:
         sys.stdout.write(tables)
     else:
         text = inserted(document.read_text(encoding="utf-8"), tables, options.folder.name)
         document.write_text(text, encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Those of ``badexpert bench``."""
+    name = "python -m badexpert.bench.tables"
+    print_or_insert(lambda folder: render(Results.read(folder)), name, __doc__, arguments)
 
 
 if __name__ == "__main__":

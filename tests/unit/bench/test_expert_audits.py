@@ -24,6 +24,7 @@ from badexpert.bench.expert_inputs import Detected, detect_in
 from badexpert.bench.expert_rankings import rank_of
 from badexpert.bench.expert_scores import ModelScore
 from badexpert.bench.expert_tables import expert_tables
+from badexpert.bench.expert_tables import main as print_tables
 from badexpert.errors import ConfigError
 from badexpert.repairing.measured import Trial
 from badexpert.runtime import RunContext
@@ -83,6 +84,10 @@ def test_the_command_prints_tables_and_keeps_them(zoo: Path, tmp_path: Path) -> 
     outcome = CliRunner().invoke(app, [*command, "--device", "cpu"])
     assert outcome.exit_code == ExitCode.OK, outcome.stderr
     assert outcome.stdout == (tmp_path / "audits" / "tables.md").read_text()
+    (tmp_path / "doc.md").write_text("before\n<!-- tables: audits -->\nold\n<!-- end -->\nafter\n")
+    print_tables([str(tmp_path / "audits"), "--into", str(tmp_path / "doc.md")])
+    expected = f"before\n<!-- tables: audits -->\n\n{outcome.stdout}\n<!-- end -->\nafter\n"
+    assert (tmp_path / "doc.md").read_text() == expected
     assert "| no backdoor | 1 | 0 of 1 |" in outcome.stdout
     assert "| greedy accretion | 0 | 1 | not computed | 0 |" in outcome.stdout
 
