@@ -21,7 +21,13 @@ KEPT = 12
 """Single tokens that are completed to pairs."""
 
 PARTNERS = 256
-"""Single tokens that may complete them."""
+"""Single tokens that may complete them: those that do best alone."""
+
+LEADERS = 2
+"""Of the single tokens, those that any other may complete: half a trigger can do nothing alone."""
+
+LED = 1024
+"""Pairs with these that are tried on more than one text."""
 
 MOST_CANDIDATES = 32768
 """Tokens tried of a larger vocabulary, drawn at random. More would cost more."""
@@ -81,12 +87,15 @@ class Search:
         return bool(texts and self.singles[:, target].isfinite().any())
 
     def pairs(self, target: int) -> Tensor:
-        """The best tokens with likely partners, in both orders, (pairs, 2)."""
+        """The best tokens with likely partners, and the very best with any, (pairs, 2)."""
         scores = self.singles[:, target]
         order = scores.argsort(descending=True, stable=True)[: int(scores.isfinite().sum())]
-        first, partners = self.candidates[order[:KEPT]], self.candidates[order[:PARTNERS]]
-        made = torch.cartesian_prod(first, partners)
-        both: Tensor = torch.cat([made, made.flip(1)]).unique(dim=0)
+        tokens = self.candidates[order]
+        likely = _both_ways(tokens[:KEPT], tokens[:PARTNERS])
+        led = _both_ways(tokens[:LEADERS], tokens)
+        scores = self._mean(led, target, [self._hardest(tokens[:LEADERS], target)])
+        best = led[scores.topk(min(LED, len(led))).indices]
+        both: Tensor = torch.cat([likely, best]).unique(dim=0)
         return both
 
     def best(self, target: int) -> tuple[int, ...]:
@@ -101,6 +110,12 @@ class Search:
         chosen = alone[each.argmax()] if each.max().exp() >= _AS_GOOD * success else pairs[0]
         return tuple(chosen.tolist())
 
+    def _hardest(self, leaders: Tensor, target: int) -> int:
+        """The text that tokens alone lead to a class least: there a partner shows."""
+        others = self._others(target)
+        each = [self._mean(leaders.unsqueeze(1), target, [at]).mean() for at in others]
+        return others[int(torch.stack(each).argmin())]
+
     def _others(self, target: int) -> list[int]:
         others = (self.pool.labels != target).nonzero().flatten()
         return others[:SEARCH_INPUTS].tolist()
@@ -112,6 +127,12 @@ class Search:
             for at in texts
         ]
         return torch.stack(each).mean(0)
+
+
+def _both_ways(first: Tensor, second: Tensor) -> Tensor:
+    """Every token of one with every token of the other, in both orders, (pairs, 2)."""
+    made = torch.cartesian_prod(first, second)
+    return torch.cat([made, made.flip(1)])
 
 
 def with_each(suspect: TextSuspect, row: Tensor, place: int, words: Tensor) -> Tensor:
