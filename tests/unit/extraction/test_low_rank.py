@@ -19,7 +19,7 @@ from badexpert.detection import prepare, stored_detector
 from badexpert.detectors import Detector
 from badexpert.errors import AuditError, ConfigError, ModelLoadError
 from badexpert.extraction import Bundle, extract, memory
-from badexpert.extraction.comparison import SHIFTED, SPREAD, SUSPECT
+from badexpert.extraction.comparison import DISTANCE, SHIFTED, SPREAD, SUSPECT
 from badexpert.extraction.low_rank import has_updates, size_of_updates, tuned_state, with_updates
 from badexpert.extraction.memory import choose_copies, memory_of_copies
 from badexpert.extraction.tuning import MeanWeights, trainable_copy
@@ -122,7 +122,9 @@ def test_a_bundle_holds_the_updates_alone(tmp_path: Path) -> None:
     bundle.save(tmp_path)
     size = size_of_updates(model.suspect.network)
     stored = load_file(tmp_path / "weights.safetensors")
-    assert bytes_of(stored.values()) == 4 * 4 * size
+    updates = [tensor for name, tensor in stored.items() if not name.startswith(f"{DISTANCE}.")]
+    assert bytes_of(updates) == 4 * 4 * size
+    assert len(stored) == len(updates) + 3
     opened = open_bundle(tmp_path, CONFIG, RunContext())
     assert opened.record.copies == LOW_RANK
     assert all(has_updates(opened._comparison.tails[part]) for part in opened.parts)
