@@ -181,10 +181,11 @@ class TransformersBackbone(Backbone):
 
     def _classified(self, ids: Tensor, lengths: Tensor) -> Last:
         """Rows must be padded with the model's own padding token: its head looks for it."""
-        with self._padding_token(ids, lengths) as token:
+        body = cast(Any, self.module).base_model
+        with self._padding_token(ids, lengths) as token, _last_states(body, lengths) as states:
             padded = torch.where(_mask(ids, lengths), ids, token)
-            output = self._run(padded, lengths, output_hidden_states=True)
-        return Last(output.logits, _at_last(output.hidden_states[-1], lengths))
+            logits: Tensor = self._run(padded, lengths).logits
+        return Last(logits, states[0])
 
     @contextmanager
     def _padding_token(self, ids: Tensor, lengths: Tensor) -> Iterator[int]:
@@ -230,6 +231,22 @@ def _given_only_last(head: nn.Module, lengths: Tensor) -> Iterator[list[Tensor]]
     hook = head.register_forward_pre_hook(narrowed)
     try:
         yield given
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _last_states(body: nn.Module, lengths: Tensor) -> Iterator[list[Tensor]]:
+    """Inside, the state of each row's last token that the layers below a head made is kept."""
+    thread, kept = get_ident(), list[Tensor]()
+
+    def seen(_body: nn.Module, _inputs: object, output: Sequence[Tensor]) -> None:
+        if get_ident() == thread:
+            kept.append(_at_last(output[0], lengths))
+
+    hook = body.register_forward_hook(seen)
+    try:
+        yield kept
     finally:
         hook.remove()
 

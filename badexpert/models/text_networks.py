@@ -46,7 +46,7 @@ class TextNetwork(nn.Module):
         if torch.is_grad_enabled() and any(part.requires_grad for part in self.parameters()):
             scores = self.scores(flat[:, : int(lengths.max())], lengths)
         else:
-            scores = in_pieces(self.scores, flat, lengths)
+            (scores,) = in_pieces(lambda *piece: (self.scores(*piece),), flat, lengths)
         return scores if rows.ndim == 2 else scores.view(rows.shape[:2])
 
     @abstractmethod
@@ -58,8 +58,10 @@ class TextNetwork(nn.Module):
         """
 
 
-def in_pieces(of: Callable[[Tensor, Tensor], Tensor], rows: Tensor, lengths: Tensor) -> Tensor:
-    """What a function of rows and their lengths makes of all rows, (rows, ...).
+def in_pieces(
+    of: Callable[[Tensor, Tensor], tuple[Tensor, ...]], rows: Tensor, lengths: Tensor
+) -> tuple[Tensor, ...]:
+    """What a function of rows and their lengths makes of all rows, (rows, ...) each.
 
     Rows of like length go together, each piece trimmed to its longest.
     """
@@ -68,7 +70,8 @@ def in_pieces(of: Callable[[Tensor, Tensor], Tensor], rows: Tensor, lengths: Ten
         of(rows[piece, : int(lengths[piece].max())], lengths[piece])
         for piece in pieces_of(order, lengths)
     ]
-    return torch.cat(pieces)[order.argsort()]
+    back = order.argsort()
+    return tuple(torch.cat(made)[back] for made in zip(*pieces, strict=True))
 
 
 def pieces_of(order: Tensor, lengths: Tensor) -> list[Tensor]:
@@ -162,14 +165,7 @@ class StateReader(nn.Module):
         Args:
             rows: (rows, tokens) int64.
         """
-        widths = list[int]()
-
-        def read(rows: Tensor, lengths: Tensor) -> Tensor:
-            scores, states = self.network.read(rows, lengths)
-            widths[:] = [scores.shape[1], states.shape[1]]
-            return torch.cat([scores, states], dim=1)
-
-        scores, states = in_pieces(read, rows, (rows != PAD).sum(1)).split(widths, dim=1)
+        scores, states = in_pieces(self.network.read, rows, (rows != PAD).sum(1))
         return scores, states
 
 
