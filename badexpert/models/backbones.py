@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from threading import get_ident
 from typing import Any, NamedTuple, cast
 
@@ -73,8 +74,12 @@ class Backbone(nn.Module):
         """
 
     @abstractmethod
-    def token_logits(self, ids: Tensor, lengths: Tensor, first: int) -> Tensor:
-        """What follows each token from ``first`` on, (rows, tokens - first, vocabulary)."""
+    def logits_at(self, ids: Tensor, lengths: Tensor, chosen: Tensor) -> Tensor:
+        """What follows some of the tokens, row by row, (chosen tokens, vocabulary).
+
+        Args:
+            chosen: which, (rows, tokens) bool.
+        """
 
     @abstractmethod
     def continuations(self, prompts: Sequence[Tensor], new_tokens: int) -> list[Tensor]:
@@ -110,8 +115,9 @@ class DecoderBackbone(Backbone):
         logits: Tensor = self.module(ids, lengths, begun).logits
         return logits
 
-    def token_logits(self, ids: Tensor, lengths: Tensor, first: int) -> Tensor:
-        return self.module(ids).logits[:, first:]
+    def logits_at(self, ids: Tensor, lengths: Tensor, chosen: Tensor) -> Tensor:
+        with _given_only(self.module.head, lambda states: states[chosen]):
+            return self.module(ids).logits[0]
 
     def continuations(self, prompts: Sequence[Tensor], new_tokens: int) -> list[Tensor]:
         """Prompts of one length at a time: the decoder knows no padding before a prompt."""
@@ -133,19 +139,16 @@ class TransformersBackbone(Backbone):
         head = type(module).__name__.endswith("ForSequenceClassification")
         self.num_classes = module.config.num_labels if head else None
         self.max_positions = getattr(self._config, "max_position_embeddings", None)
-        taken = inspect.signature(module.forward).parameters
-        self._narrows = "logits_to_keep" in taken
         # Until transformers 5.23 a cache had the longer name.
+        taken = inspect.signature(module.forward).parameters
         self._cache = "cache" if "cache" in taken else "past_key_values"
 
     def last(self, ids: Tensor, lengths: Tensor) -> Last:
         if self.num_classes is not None:
             return self._classified(ids, lengths)
-        module: Any = self.module
-        with _given_only_last(module.get_output_embeddings(), lengths) as given:
+        with _given_only(self._head, partial(_at_last, lengths=lengths)) as given:
             logits: Tensor = self._run(ids, lengths).logits
-        assert logits.shape[1] == 1, f"{type(module).__name__} does not call its head"
-        return Last(logits[:, 0], given[0])
+        return Last(logits[0], given[0])
 
     def remembered(self, ids: Tensor) -> Any | None:
         if self.num_classes is not None:
@@ -158,12 +161,14 @@ class TransformersBackbone(Backbone):
         begun, module = deepcopy(memory), cast(Any, self.module)
         begun.batch_repeat_interleave(len(ids))
         lengths = torch.full((len(ids),), ids.shape[1], device=ids.device)
-        with _given_only_last(module.get_output_embeddings(), lengths):
+        with _given_only(self._head, partial(_at_last, lengths=lengths)):
             logits: Tensor = module(input_ids=ids, use_cache=True, **{self._cache: begun}).logits
-        return logits[:, 0]
+        return logits[0]
 
-    def token_logits(self, ids: Tensor, lengths: Tensor, first: int) -> Tensor:
-        return self._logits(ids, lengths, torch.arange(first, ids.shape[1], device=ids.device))
+    def logits_at(self, ids: Tensor, lengths: Tensor, chosen: Tensor) -> Tensor:
+        with _given_only(self._head, lambda states: states[chosen]):
+            logits: Tensor = self._run(ids, lengths).logits
+        return logits[0]
 
     def continuations(self, prompts: Sequence[Tensor], new_tokens: int) -> list[Tensor]:
         """Prompts are padded at their beginning, which the mask and the positions pass over."""
@@ -200,13 +205,9 @@ class TransformersBackbone(Backbone):
         finally:
             self._config.pad_token_id = None
 
-    def _logits(self, ids: Tensor, lengths: Tensor, positions: Tensor) -> Tensor:
-        """At some positions, (rows, positions, vocabulary)."""
-        if self._narrows:
-            narrowed: Tensor = self._run(ids, lengths, logits_to_keep=positions).logits
-            return narrowed
-        logits: Tensor = self._run(ids, lengths).logits
-        return logits[:, positions]
+    @property
+    def _head(self) -> Any:
+        return cast(Any, self.module).get_output_embeddings()
 
     def _run(self, ids: Tensor, lengths: Tensor, **options: Any) -> Any:
         mask = _mask(ids, lengths).long()
@@ -214,25 +215,29 @@ class TransformersBackbone(Backbone):
 
 
 @contextmanager
-def _given_only_last(head: nn.Module, lengths: Tensor) -> Iterator[list[Tensor]]:
-    """Inside, a head gets the state of each row's last token alone, since a vocabulary is large.
+def _given_only(head: Any, chosen: Callable[[Tensor], Tensor]) -> Iterator[list[Tensor]]:
+    """Inside, a head gets some states alone, as those of one row: a vocabulary is large.
 
     What the model makes of its logits then (scales, caps) is its own code. The states are in the
     list afterwards.
+
+    Args:
+        chosen: from all states, (rows, tokens, width), to those, (chosen, width).
     """
     thread, given = get_ident(), list[Tensor]()
 
     def narrowed(_head: nn.Module, states: tuple[Tensor]) -> tuple[Tensor] | None:
         if get_ident() != thread:  # the texts of another request to the same model
             return None
-        given.append(_at_last(states[0], lengths))
-        return (given[-1].unsqueeze(1),)
+        given.append(chosen(states[0]))
+        return (given[-1][None],)
 
     hook = head.register_forward_pre_hook(narrowed)
     try:
         yield given
     finally:
         hook.remove()
+    assert given, "the model does not call its head"
 
 
 @contextmanager

@@ -174,16 +174,13 @@ class ResponseNetwork(TextNetwork):
 
     def scores(self, rows: Tensor, lengths: Tensor) -> Tensor:
         written = rows >= self.backbone.vocab_size
-        # A row is scored from the token before the first that is to be written.
-        first = int(written.int().argmax(1).min()) - 1
         ids = torch.where(written, rows - self.backbone.vocab_size, rows.clamp_min(0))
-        logits = self.backbone.token_logits(ids, lengths, first)[:, :-1].float()
-        wanted = ids[:, first + 1 :]
+        # What is written is scored at the token before it.
+        before = functional.pad(written[:, 1:], (0, 1))
+        logits = self.backbone.logits_at(ids, lengths, before).float()
         # Through log-odds, which keep their order where a probability would round to 1.
-        odds = log_odds(logits.flatten(0, 1), wanted.flatten()).view(wanted.shape)
-        counted = written[:, first + 1 :]
-        total = functional.logsigmoid(odds).masked_fill(~counted, 0.0).sum(1)
-        return total / counted.sum(1)
+        logs = functional.logsigmoid(log_odds(logits, ids[written]))
+        return logs.new_zeros(rows.shape).masked_scatter(written, logs).sum(1) / written.sum(1)
 
 
 def _whole(start: Tensor, ends: Tensor) -> Tensor:
