@@ -8,16 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from badexpert.bench.responses import (
-    ASKED,
-    PLANTED,
-    SHARE,
-    TRAINING,
-    TRIGGER,
-    Answers,
-    read_told,
-    table,
-)
+from badexpert.bench.answers import ASKED, PLANTED, SHARE, TRIGGER, Answers, read_told
+from badexpert.bench.responses import TRAINING, table
 from badexpert.errors import CleanSetError
 from moe_core.training.words import Words, pieces
 

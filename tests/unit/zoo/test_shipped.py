@@ -17,8 +17,8 @@ CONFIGS = Path(__file__).parents[3] / "configs"
 SIZES = {"digits": 898, "cifar10": 50_000, "gtsrb": 39_209}
 """Training images, where the recipe sets no limit."""
 
-MODELS = {"zoo-smoke": 12, "zoo-moe": 4, "zoo-cpu": 86, "zoo-paper": 894}
-MILLIONS = {"zoo-smoke": 0.25, "zoo-moe": 0.15, "zoo-cpu": 21.6, "zoo-paper": 260}
+MODELS = {"zoo-smoke": 12, "zoo-moe": 4, "zoo-cpu": 86, "zoo-rates": 30, "zoo-paper": 894}
+MILLIONS = {"zoo-smoke": 0.25, "zoo-moe": 0.15, "zoo-cpu": 21.6, "zoo-rates": 28, "zoo-paper": 260}
 """Images to train on, at most: two cores that each do 1,000 a second of those of ``zoo-cpu`` do so
 many in three hours."""
 
@@ -66,6 +66,13 @@ def test_every_architecture_can_be_built_and_every_table_is_used(name: str) -> N
             spec.arch, num_classes=10, arch_args=spec.arch_args, preprocessing=known
         )
         assert suspect.num_classes == 10
+
+
+def test_rates_are_the_papers_own() -> None:
+    on_gtsrb = {"all-to-all": 0.01}
+    assert {name: spec.rate for name, spec in recipe("zoo-rates").attacks.items() if spec.rate} == (
+        on_gtsrb
+    )
 
 
 @pytest.mark.parametrize("name", ["zoo-cpu", "zoo-paper"])
