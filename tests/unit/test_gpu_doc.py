@@ -30,7 +30,7 @@ def _no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_there_are_commands() -> None:
     assert len(BENCHES) == 5
-    assert len(COMMANDS) == 7
+    assert len(COMMANDS) == 9
     assert len(LAYERS) == 2
 
 
