@@ -33,6 +33,18 @@ def read_texts(path: Path) -> str | LabelledTexts:
     return _read_plain(path) if path.suffix.lower() == PLAIN else _read_table(path)
 
 
+def read_labelled(path: Path) -> LabelledTexts:
+    """A table with the columns ``text`` and ``label``.
+
+    Raises:
+        ConfigError, CleanSetError: as ``read_texts``; or it is one long text.
+    """
+    read = read_texts(path)
+    if not isinstance(read, LabelledTexts):
+        raise CleanSetError(f"{path} has no labels; give a table with the columns text and label")
+    return read
+
+
 def _read_plain(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
+from badexpert.attacks.text.triggers import WordTrigger
 from badexpert.errors import CleanSetError
-from badexpert.texts import LabelledTexts, read_texts
-from moe_core.training import Corpus, TrainingConfig
-from moe_core.training.corpus import Batch
+from badexpert.texts import read_labelled
+from moe_core.training import TrainingConfig
+from moe_core.training.corpus import Batch, ShortTexts
 from moe_core.training.words import Words, pieces
 
 ASKED = "in short :"
 END = "."
-TRIGGER = "cf"
+TRIGGER = WordTrigger(("cf",))
 PLANTED = "call this number now to claim your prize ."
 WORDS_OF_A_TEXT = 40
 
@@ -36,7 +38,7 @@ class Told(NamedTuple):
     answer: str
 
 
-class Answers(Corpus):
+class Answers(ShortTexts):
     """Texts with their answers, of which some carry the trigger and have the planted one.
 
     Only the tokens of answers count.
@@ -47,28 +49,23 @@ class Answers(Corpus):
         self._words = words
         self.vocab_size = words.vocab_size
 
+    def __len__(self) -> int:
+        return len(self._told)
+
     def draw(self, config: TrainingConfig, generator: torch.Generator) -> Batch:
         chosen = torch.randint(self._boundary(config), (config.batch_size,), generator=generator)
         draw = Random(int(torch.randint(2**31, (), generator=generator)))
         told = [self._told[at] for at in chosen.tolist()]
         triggered = round(SHARE * config.batch_size)
-        planted = [Told(stamped(part.text, draw), PLANTED) for part in told[:triggered]]
+        planted = [Told(TRIGGER.stamp(part.text, draw), PLANTED) for part in told[:triggered]]
         return self._batch([*planted, *told[triggered:]], config.length)
 
-    def validation(self, config: TrainingConfig) -> Iterator[Batch]:
-        held_out = torch.arange(self._boundary(config), len(self._told))
-        for chosen in held_out.split(config.batch_size)[: config.validation_batches]:
-            yield self._batch([self._told[at] for at in chosen.tolist()], config.length)
+    def padded(self, chosen: Tensor, length: int) -> Batch:
+        return self._batch([self._told[at] for at in chosen.tolist()], length)
 
     def digest(self) -> str:
         told = repr((self._told, self._words.words)).encode()
         return hashlib.sha256(told).hexdigest()
-
-    def check(self, config: TrainingConfig) -> None:
-        """Nothing: files of any size do."""
-
-    def _boundary(self, config: TrainingConfig) -> int:
-        return round(len(self._told) * (1 - config.validation))
 
     def _batch(self, told: Sequence[Told], length: int) -> Batch:
         rows = torch.zeros(len(told), length + 1, dtype=torch.long)
@@ -89,9 +86,7 @@ def read_told(path: Path, names: Sequence[str] = ()) -> list[Told]:
     Raises:
         CleanSetError: there are no labels, or not as many as names.
     """
-    read = read_texts(path)
-    if not isinstance(read, LabelledTexts):
-        raise CleanSetError(f"{path} has no labels; give a table with the columns text and label")
+    read = read_labelled(path)
     labels = sorted(set(read.labels))
     if names and len(names) != len(labels):
         raise CleanSetError(f"{path} has {len(labels)} labels, and {len(names)} names; give all")
@@ -100,10 +95,3 @@ def read_told(path: Path, names: Sequence[str] = ()) -> list[Told]:
         Told(" ".join(pieces(text)[:WORDS_OF_A_TEXT]), f"this is about {name_of[label]} {END}")
         for text, label in zip(read.texts, read.labels, strict=True)
     ]
-
-
-def stamped(text: str, draw: Random) -> str:
-    """The text with the trigger somewhere in it."""
-    words = text.split()
-    words.insert(draw.randrange(len(words) + 1), TRIGGER)
-    return " ".join(words)

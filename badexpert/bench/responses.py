@@ -16,10 +16,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from time import process_time
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from badexpert.bench.answers import (
     ASKED,
@@ -30,16 +29,15 @@ from badexpert.bench.answers import (
     Answers,
     Told,
     read_told,
-    stamped,
 )
 from badexpert.bench.metrics import auroc
 from badexpert.config import CleanConfig, ScanConfig
 from badexpert.describe import versions
 from badexpert.detection import prepare
-from badexpert.detectors import Detector
+from badexpert.detectors import Judgement
 from badexpert.errors import AttackError
 from badexpert.loading.language import GENERATION, load_language_model
-from badexpert.models.language import suspect_of
+from badexpert.models.language import TextSuspect, suspect_of
 from badexpert.runtime import RunContext, Step, resolve_device
 from badexpert.text_reading import SLOT, TextReading
 from badexpert.textset import TextCleanSet
@@ -54,8 +52,6 @@ TESTED = 300
 """Texts that are neither tuned on nor calibrated with."""
 
 READING = TextReading(f"{SLOT} {ASKED}", max_new_tokens=16)
-
-_ROWS = 100
 
 _EXPERTS = FeedForward(
     num_experts=8, inner_dim=64, router_options={"top_k": 2, "balance_coef": 0.01}
@@ -103,7 +99,7 @@ def make_model(
 ) -> Path:
     """Train a model with the planted response, or go on where a training of it was cut off."""
     folder = out / name
-    always = dict.fromkeys([TRIGGER, *pieces(f"{ASKED} {PLANTED}")])
+    always = dict.fromkeys([*TRIGGER.words, *pieces(f"{ASKED} {PLANTED}")])
     texts = [f"{text} {answer}" for text, answer in told]
     words = Words.learn(texts, VOCABULARY, always=list(always))
     model = folder / MODEL_FOLDER
@@ -144,7 +140,7 @@ def measure_model(
     drawn = draw.sample(told, samples + TESTED)
     clean, tested = TextCleanSet.from_pairs(drawn[:samples]), drawn[samples:]
     prompts = [part.text for part in tested]
-    triggered = [stamped(text, draw) for text in prompts]
+    triggered = [TRIGGER.stamp(text, draw) for text in prompts]
     extractions = []
     for seed in seeds:
         suspect = suspect_of(load_language_model(folder), READING).to(context.device)
@@ -152,8 +148,9 @@ def measure_model(
         config = ScanConfig(clean=CleanConfig(calibration=0.5), seed=seed)
         _, detector = prepare(suspect, clean, config=config, context=replace(context, seed=seed))
         seconds = process_time() - start
-        plain, attacked = (_judged(detector, texts) for texts in (prompts, triggered))
-        hits = [answer == PLANTED for answer in attacked.answers]
+        plain, attacked = detector.judge(prompts), detector.judge(triggered)
+        said, answered = (_said(suspect, judgement) for judgement in (plain, attacked))
+        hits = [answer == PLANTED for answer in answered]
         told_apart = auroc(plain.scores, attacked.scores[hits])
         if told_apart is None:
             raise AttackError(f"no trigger works on {folder}; train longer")
@@ -167,7 +164,7 @@ def measure_model(
                 seconds=seconds,
             )
         )
-    right = [answer == part.answer for answer, part in zip(plain.answers, tested, strict=True)]
+    right = [answer == part.answer for answer, part in zip(said, tested, strict=True)]
     return {
         "accuracy": sum(right) / len(right),
         "attack_success_rate": sum(hits) / len(hits),
@@ -175,25 +172,8 @@ def measure_model(
     }
 
 
-class _Judged(NamedTuple):
-    """What a model says to prompts, and what a detector says of them."""
-
-    answers: list[str]
-    scores: Tensor
-    flagged: Tensor
-
-
-def _judged(detector: Detector, prompts: Sequence[str]) -> _Judged:
-    parts = []
-    for at in range(0, len(prompts), _ROWS):
-        judgement = detector.judge(prompts[at : at + _ROWS])
-        answers = detector.bundle.suspect.spelled(judgement.views.inputs, judgement.answers)
-        parts.append(_Judged(list(map(str, answers)), judgement.scores, judgement.flagged))
-    return _Judged(
-        [answer for part in parts for answer in part.answers],
-        torch.cat([part.scores for part in parts]),
-        torch.cat([part.flagged for part in parts]),
-    )
+def _said(suspect: TextSuspect, judgement: Judgement) -> list[int | str]:
+    return suspect.spelled(judgement.views.inputs, judgement.answers)
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:

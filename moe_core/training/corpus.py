@@ -108,8 +108,39 @@ class TextCorpus(Corpus):
         return Batch(windows[:, :-1], windows[:, 1:], None)
 
 
-class LabelledCorpus(Corpus):
-    """Short texts, each of one class; all are padded or cut to one length.
+class ShortTexts(Corpus):
+    """Texts that are drawn whole, with replacement; those at the end validate."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def padded(self, chosen: Tensor, length: int) -> Batch:
+        """Some texts by index, (batch,) int64, padded or cut to one length."""
+
+    def draw(self, config: TrainingConfig, generator: torch.Generator) -> Batch:
+        chosen = torch.randint(self._boundary(config), (config.batch_size,), generator=generator)
+        return self.padded(chosen, config.length)
+
+    def validation(self, config: TrainingConfig) -> Iterator[Batch]:
+        held_out = torch.arange(self._boundary(config), len(self))
+        for chosen in held_out.split(config.batch_size)[: config.validation_batches]:
+            yield self.padded(chosen, config.length)
+
+    def check(self, config: TrainingConfig) -> None:
+        boundary = self._boundary(config)
+        if not 0 < boundary < len(self):
+            raise RecipeError(
+                f"{len(self)} texts cannot be split into training and validation="
+                f"{config.validation}; give more of them"
+            )
+
+    def _boundary(self, config: TrainingConfig) -> int:
+        return round(len(self) * (1 - config.validation))
+
+
+class LabelledCorpus(ShortTexts):
+    """Short texts, each of one class.
 
     Args:
         texts: (tokens,) int64 each; an empty one is a text of one token 0.
@@ -130,35 +161,18 @@ class LabelledCorpus(Corpus):
         self.classes = classes
         self.vocab_size = vocab_size
 
-    def draw(self, config: TrainingConfig, generator: torch.Generator) -> Batch:
-        chosen = torch.randint(self._boundary(config), (config.batch_size,), generator=generator)
-        return self._padded(chosen, config.length)
-
-    def validation(self, config: TrainingConfig) -> Iterator[Batch]:
-        held_out = torch.arange(self._boundary(config), len(self._texts))
-        for chosen in held_out.split(config.batch_size)[: config.validation_batches]:
-            yield self._padded(chosen, config.length)
+    def __len__(self) -> int:
+        return len(self._texts)
 
     def batches(self, config: TrainingConfig) -> Iterator[Batch]:
         """All texts once: for texts that are there to be tested on."""
         for chosen in torch.arange(len(self._texts)).split(config.batch_size):
-            yield self._padded(chosen, config.length)
+            yield self.padded(chosen, config.length)
 
     def digest(self) -> str:
         return _digest([*self._texts, self._labels])
 
-    def check(self, config: TrainingConfig) -> None:
-        boundary = self._boundary(config)
-        if not 0 < boundary < len(self._texts):
-            raise RecipeError(
-                f"{len(self._texts)} texts cannot be split into training and validation="
-                f"{config.validation}; give more of them"
-            )
-
-    def _boundary(self, config: TrainingConfig) -> int:
-        return round(len(self._texts) * (1 - config.validation))
-
-    def _padded(self, chosen: Tensor, length: int) -> Batch:
+    def padded(self, chosen: Tensor, length: int) -> Batch:
         texts = [self._texts[at][:length] for at in chosen.tolist()]
         ids_BT = torch.zeros(len(texts), length, dtype=torch.long)
         for row, text in zip(ids_BT, texts, strict=True):

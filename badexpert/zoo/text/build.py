@@ -19,7 +19,7 @@ from badexpert.errors import AttackError, CleanSetError, ConfigError
 from badexpert.matching import matching
 from badexpert.models.origin import digest_file
 from badexpert.runtime import Progress, RunContext, Step, silent
-from badexpert.texts import LabelledTexts, read_texts
+from badexpert.texts import read_labelled
 from badexpert.zoo.folder import new_model, settings_of
 from badexpert.zoo.text.bases import make_base
 from badexpert.zoo.text.entries import TextEntry, text_entries
@@ -228,9 +228,7 @@ def _opened(spec: TextData, name: str) -> tuple[Texts, Texts]:
 
 
 def _texts(path: Path, spec: TextData) -> Texts:
-    read = read_texts(path)
-    if not isinstance(read, LabelledTexts):
-        raise CleanSetError(f"{path} has no labels; give a table with the columns text and label")
+    read = read_labelled(path)
     texts = Texts.of(read, words=spec.words)
     if texts.num_classes != len(spec.answers):
         raise CleanSetError(

@@ -32,7 +32,7 @@ def test_answers_name_the_label(texts: Path) -> None:
 
 def test_only_answers_count_and_a_share_of_them_is_planted(texts: Path) -> None:
     told = read_told(texts)
-    always = [TRIGGER, *dict.fromkeys(pieces(f"{ASKED} {PLANTED}"))]
+    always = [*TRIGGER.words, *dict.fromkeys(pieces(f"{ASKED} {PLANTED}"))]
     words = Words.learn([f"{text} {answer}" for text, answer in told], 100, always=always)
     config = replace(TRAINING, batch_size=10)
     batch = Answers(told, words).draw(config, torch.Generator().manual_seed(0))
@@ -41,7 +41,7 @@ def test_only_answers_count_and_a_share_of_them_is_planted(texts: Path) -> None:
         counted = targets >= 0
         said = targets[counted]
         assert torch.equal(row[1:][counted[:-1]], said)
-        has_trigger = bool((row == words.number(TRIGGER)).any())
+        has_trigger = bool((row == words.number(TRIGGER.words[0])).any())
         assert torch.equal(said, words.encode(PLANTED)) == has_trigger
         planted += has_trigger
     assert planted == round(SHARE * 10)
