@@ -13,10 +13,10 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from badexpert.attacks.text.truth import CLEAN, TRIGGERED, TextTruth, read_truth
-from badexpert.audits.experts import ExpertAudit, ExpertVerdict, audit_experts
+from badexpert.audits.experts import ExpertVerdict, audit_experts
 from badexpert.audits.experts.asked import Asked
-from badexpert.audits.experts.inversion import stamped_at_random
-from badexpert.audits.experts.routing import RoutingStatistics, routing_statistics
+from badexpert.audits.experts.inverted import Place
+from badexpert.audits.experts.routing import routing_statistics
 from badexpert.bench.cells import digest_of
 from badexpert.bench.expert_inputs import Detected, detect_in
 from badexpert.bench.expert_rankings import rankings, ranks
@@ -76,7 +76,8 @@ class AuditedModel:
         error: why it could not be audited.
         verdict: see ``ExpertVerdict``.
         named: experts.
-        success: of the best words of any class.
+        words: the best of any class; see ``InvertedTrigger`` for their place, success, and
+            strength.
         ranks: of the first planted expert, by ranking; see ``rankings``.
         removal: None where no expert was named.
         seconds, passes: of the audit alone; see ``Cost``.
@@ -94,7 +95,10 @@ class AuditedModel:
     error: str | None = None
     verdict: ExpertVerdict | None = None
     named: tuple[ExpertId, ...] = ()
+    words: str = ""
+    place: Place = Place.ANYWHERE
     success: float = 0.0
+    strength: float = 0.0
     ranks: Mapping[str, int] = field(default_factory=dict)
     removal: Removal | None = None
     seconds: float = 0.0
@@ -104,8 +108,8 @@ class AuditedModel:
 
     @property
     def scores(self) -> dict[str, ModelScore]:
-        """The audit's, which is the success of the best words, and those of the baselines."""
-        value = None if self.error else self.success
+        """The audit's, which is the strength of the best words, and those of the baselines."""
+        value = None if self.error else self.strength
         own = ModelScore(value, self.seconds, self.passes, self.error)
         return {"expert audit": own, **self.baselines}
 
@@ -246,13 +250,18 @@ def _audited(
             audit = audit_experts(suspect, fit, context)
     except AuditError as error:
         return replace(known, error=str(error), seconds=cost.seconds, passes=cost.passes)
-    found = rankings(audit, _with_best_trigger(suspect, audit, rest, context))
+    best = max(audit.judged, key=lambda one: one.trigger.strength)
+    triggered = best.trigger.stamped(Asked.of(suspect, rest), context)
+    with_trigger = routing_statistics(suspect, ExpertView.of(suspect.module), triggered)
     return replace(
         known,
         verdict=audit.verdict,
         named=audit.named,
-        success=max(one.trigger.success for one in audit.judged),
-        ranks=ranks(planted, found),
+        words=best.spelled,
+        place=best.trigger.place,
+        success=best.trigger.success,
+        strength=best.trigger.strength,
+        ranks=ranks(planted, rankings(audit, with_trigger)),
         removal=_removal(suspect, audit.named, truth, rest, home, context),
         seconds=cost.seconds,
         passes=cost.passes,
@@ -288,14 +297,6 @@ def planted_in(truth: TextTruth) -> tuple[ExpertId, ...]:
         for expert, success in enumerate(row)
         if max(success, truth.rerouted.each[layer][expert]) <= most
     )
-
-
-def _with_best_trigger(
-    suspect: TextSuspect, audit: ExpertAudit, texts: TextCleanSet, context: RunContext
-) -> tuple[RoutingStatistics, ...]:
-    best = max(audit.judged, key=lambda one: one.trigger.success).trigger
-    rows = stamped_at_random(Asked.of(suspect, texts), best.tokens, context)
-    return routing_statistics(suspect, ExpertView.of(suspect.module), rows)
 
 
 def _removal(

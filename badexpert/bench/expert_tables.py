@@ -153,6 +153,7 @@ def _each(models: Sequence[AuditedModel]) -> str:
         [
             one.model,
             one.error or str(one.verdict),
+            one.words or "-",
             _experts(one.named),
             _experts(one.planted),
             "yes" if one.hit else "falsely" if one.false_localisation else "-",
@@ -161,7 +162,9 @@ def _each(models: Sequence[AuditedModel]) -> str:
         ]
         for one in models
     ]
-    return _table(["model", "verdict", "named", "planted", "right", *names, "s"], rows)
+    return _table(
+        ["model", "verdict", "best words", "named", "planted", "right", *names, "s"], rows
+    )
 
 
 def _of_kinds(

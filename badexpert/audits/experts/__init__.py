@@ -6,7 +6,7 @@ Statistics of routing and weights stand beside it: an order in which to look, an
 
 from badexpert.audits.experts.attribution import Attribution
 from badexpert.audits.experts.audit import ExpertAudit, audit_experts
-from badexpert.audits.experts.inversion import InvertedTrigger
+from badexpert.audits.experts.inverted import InvertedTrigger
 from badexpert.audits.experts.report import AUDIT, ExpertsAudit, experts_report
 from badexpert.audits.experts.verdict import ExpertVerdict, Judged
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -57,11 +57,29 @@ class Asked:
     def part(self, chosen: Tensor) -> Asked:
         """The texts at some indices, in that order."""
         rows = tuple(self.rows[at] for at in chosen.tolist())
-        return Asked(self.suspect, rows, self.labels[chosen], self.before, self.after)
+        return replace(self, rows=rows, labels=self.labels[chosen])
 
     def spans(self) -> list[Tensor]:
         """Tokens of each text without its template."""
-        return [row[self.before : len(row) - self.after] for row in self.rows]
+        return [self._span(row) for row in self.rows]
+
+    def tokens_of(self, text: str) -> Tensor:
+        """Of a text that is none of these, without the template, (tokens,)."""
+        return self._span(self.suspect.encode([text])[0])
+
+    def joined(self, others: int) -> Asked:
+        """Each text with each of the next ones behind it, (texts x others) texts.
+
+        What exceeds the suspect's longest input is left out.
+        """
+        room, spans = self.suspect.token_limit - self.after, self.spans()
+        rows = []
+        for at, row in enumerate(self.rows):
+            text, template = row.tensor_split([len(row) - self.after])
+            for step in range(1, others + 1):
+                behind = spans[(at + step) % len(spans)]
+                rows.append(torch.cat([torch.cat([text, behind])[:room], template]))
+        return replace(self, rows=tuple(rows), labels=self.labels.repeat_interleave(others))
 
     def places(self, generator: torch.Generator) -> list[int]:
         """A place for words in each text, at random, never inside the template."""
@@ -81,6 +99,9 @@ class Asked:
     def plain(self) -> Tensor:
         """All texts as they are, (texts, tokens), padded."""
         return padded(self.rows)
+
+    def _span(self, row: Tensor) -> Tensor:
+        return row[self.before : len(row) - self.after]
 
 
 def probabilities(suspect: TextSuspect, rows: Tensor) -> Tensor:

@@ -8,19 +8,14 @@ from torch import Tensor
 
 from badexpert.audits.experts.asked import Asked
 from badexpert.audits.experts.attribution import attribute
+from badexpert.audits.experts.clauses import best_clause
 from badexpert.audits.experts.elsewhere import lost_elsewhere
-from badexpert.audits.experts.inversion import (
-    HELD_OUT,
-    InvertedTrigger,
-    counted,
-    invert,
-    prepare_search,
-    stamped_at_random,
-)
+from badexpert.audits.experts.inversion import Search, prepare_search
+from badexpert.audits.experts.inverted import HELD_OUT, InvertedTrigger, Place, counted, measured
 from badexpert.audits.experts.knockout import Knockout
 from badexpert.audits.experts.reference import FromBase, changes_from
 from badexpert.audits.experts.routing import RoutingStatistics, routing_statistics
-from badexpert.audits.experts.verdict import TRIGGER_FOUND, ExpertVerdict, Judged, overall
+from badexpert.audits.experts.verdict import ExpertVerdict, Judged, is_trigger, overall
 from badexpert.audits.experts.weights import weight_priors
 from badexpert.errors import AuditError
 from badexpert.models.language import LanguageModel, TextSuspect
@@ -72,7 +67,9 @@ def audit_experts(
     *,
     base: LanguageModel | None = None,
 ) -> ExpertAudit:
-    """Look for a trigger of one or two tokens into each class, and for the experts that it needs.
+    """Look for a trigger into each class, and for the experts that it needs.
+
+    A trigger is one token or two anywhere in a text, or a clause in front of it.
 
     Args:
         suspect: a classifier of texts with Mixture-of-Experts layers; is not changed.
@@ -95,7 +92,7 @@ def audit_experts(
     answers = suspect.predict(held_out.plain()).cpu()
     judged, unsearched = [], []
     for target in range(search.singles.shape[1]):
-        trigger = invert(search, held_out, answers, target, context)
+        trigger = _inverted(search, held_out, answers, target, context)
         if trigger is None:
             unsearched.append(target)
             continue
@@ -132,6 +129,21 @@ def expert_view(suspect: TextSuspect) -> ExpertView:
     return view
 
 
+def _inverted(
+    search: Search, held_out: Asked, answers: Tensor, target: int, context: RunContext
+) -> InvertedTrigger | None:
+    """The best words of a class, or a clause where only that is a trigger; None without texts."""
+    chosen = counted(held_out, answers, target)
+    if not len(chosen) or not search.reaches(target):
+        return None
+    texts = held_out.part(chosen)
+    words = measured(texts, target, search.best(target), Place.ANYWHERE, context)
+    if is_trigger(words) or (clause := best_clause(search, target, context)) is None:
+        return words
+    in_front = measured(texts, target, clause, Place.FRONT, context)
+    return in_front if is_trigger(in_front) else words
+
+
 def _judged(
     view: ExpertView,
     held_out: Asked,
@@ -141,11 +153,11 @@ def _judged(
     context: RunContext,
 ) -> Judged:
     spelled = held_out.suspect.decode(trigger.tokens)
-    if trigger.success < TRIGGER_FOUND:
+    if not is_trigger(trigger):
         return Judged(trigger, spelled)
     others = held_out.part(counted(held_out, answers, trigger.target))
     own = (held_out.labels == trigger.target).nonzero().flatten()[:HELD_OUT]
-    triggered = stamped_at_random(others, trigger.tokens, context)
+    triggered = trigger.stamped(others, context)
     natural = held_out.part(own).plain() if len(own) else triggered[:0]
     knockout = Knockout(held_out.suspect, view, triggered, natural, trigger.target, trigger.success)
     attribution = attribute(knockout, others.plain(), context)

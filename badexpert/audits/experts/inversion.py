@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from badexpert.audits.experts.asked import Asked, probabilities
+from badexpert.audits.experts.asked import Asked
 from badexpert.models.language import TextSuspect
 from badexpert.models.text_networks import LabelWordNetwork
 from badexpert.runtime import RunContext, Step
@@ -32,9 +32,6 @@ LED = 1024
 MOST_CANDIDATES = 32768
 """Tokens tried of a larger vocabulary, drawn at random. More would cost more."""
 
-HELD_OUT = 100
-"""Texts that the success of a trigger is measured on, at most."""
-
 _SIFTED_BY = 3
 _SIFTED_TO = 64
 _AS_GOOD = 0.98
@@ -42,24 +39,6 @@ _AS_GOOD = 0.98
 
 _NATURAL_TEXTS = 2
 _NATURAL_LIFT = 2.0
-
-
-@dataclass(frozen=True)
-class InvertedTrigger:
-    """The best words that were found for a class.
-
-    Attributes:
-        target: class.
-        tokens: one or two.
-        success: mean probability of the target on held-out texts with the tokens at random places,
-            texts that are neither of the class nor answered with it by themselves.
-        held_out: how many.
-    """
-
-    target: int
-    tokens: tuple[int, ...]
-    success: float
-    held_out: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +79,7 @@ class Search:
 
     def best(self, target: int) -> tuple[int, ...]:
         """The tokens that lead most surely to a class."""
-        pairs, others = self.pairs(target), self._others(target)
+        pairs, others = self.pairs(target), self.others(target)
         for count, keep in ((_SIFTED_BY, _SIFTED_TO), (len(others), 1)):
             scores = self._mean(pairs, target, others[:count])
             pairs = pairs[scores.topk(min(keep, len(pairs))).indices]
@@ -112,11 +91,12 @@ class Search:
 
     def _hardest(self, leaders: Tensor, target: int) -> int:
         """The text that tokens alone lead to a class least: there a partner shows."""
-        others = self._others(target)
+        others = self.others(target)
         each = [self._mean(leaders.unsqueeze(1), target, [at]).mean() for at in others]
         return others[int(torch.stack(each).argmin())]
 
-    def _others(self, target: int) -> list[int]:
+    def others(self, target: int) -> list[int]:
+        """Texts of the pool that a class is searched with."""
         others = (self.pool.labels != target).nonzero().flatten()
         return others[:SEARCH_INPUTS].tolist()
 
@@ -189,34 +169,6 @@ def natural_words(asked: Asked, classes: int, vocab_size: int) -> Tensor:
     others = (len(asked) - texts).clamp(min=1)
     elsewhere = (counts.sum(1, keepdim=True) - counts) / others
     return (counts >= _NATURAL_TEXTS) & (counts / texts >= _NATURAL_LIFT * elsewhere)
-
-
-def invert(
-    search: Search, held_out: Asked, answers: Tensor, target: int, context: RunContext
-) -> InvertedTrigger | None:
-    """Search one class; None where no text is left to try or to measure on.
-
-    Args:
-        held_out: texts that the search has not seen.
-        answers: that the suspect gives to them, (texts,).
-    """
-    chosen = counted(held_out, answers, target)
-    if not len(chosen) or not search.reaches(target):
-        return None
-    tokens = search.best(target)
-    rows = stamped_at_random(held_out.part(chosen), tokens, context)
-    success = probabilities(held_out.suspect, rows)[:, target].mean().item()
-    return InvertedTrigger(target, tokens, success, len(chosen))
-
-
-def counted(texts: Asked, answers: Tensor, target: int) -> Tensor:
-    """Indices of the texts that neither are of a class nor are answered with it, (texts,)."""
-    return ((texts.labels != target) & (answers != target)).nonzero().flatten()[:HELD_OUT]
-
-
-def stamped_at_random(texts: Asked, tokens: Sequence[int], context: RunContext) -> Tensor:
-    """Texts with tokens at random places, the same whenever asked, (texts, tokens)."""
-    return texts.stamped(tokens, texts.places(context.generator("places of the measurement")))
 
 
 def drawn(tokens: Tensor, context: RunContext) -> Tensor:

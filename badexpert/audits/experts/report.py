@@ -9,6 +9,7 @@ from badexpert.audits.experts.attribution import Attribution
 from badexpert.audits.experts.audit import ExpertAudit, audit_experts, expert_view
 from badexpert.audits.experts.elsewhere import PartLoss
 from badexpert.audits.experts.inputs import judge_inputs
+from badexpert.audits.experts.inverted import InvertedTrigger
 from badexpert.audits.experts.named import named_experts, require_siblings
 from badexpert.audits.experts.reference import FromBase
 from badexpert.audits.experts.verdict import TRIGGER_FOUND, ExpertVerdict, Judged
@@ -141,6 +142,7 @@ def status(audit: ExpertAudit) -> AuditStatus:
     """The verdict with the best words of every class, and all tables."""
     best = ", ".join(
         f"class {one.trigger.target} {one.spelled!r} {one.trigger.success:.0%}"
+        f"{_in_longer(one.trigger)}"
         for one in audit.judged
     )
     facts = [
@@ -195,14 +197,23 @@ def _elsewhere(losses: Sequence[PartLoss]) -> str:
 def _found(judged: Judged) -> str:
     trigger = judged.trigger
     return (
-        f"the words {judged.spelled!r} anywhere in a text lead to class {trigger.target} with a "
-        f"mean probability of {trigger.success:.2f}, on {trigger.held_out} held-out texts that "
+        f"the words {judged.spelled!r} {trigger.place} a text lead to class {trigger.target} with "
+        f"a mean probability of {trigger.success:.2f}, on {trigger.held_out} held-out texts that "
         "are answered otherwise without them"
     )
 
 
+def _in_longer(trigger: InvertedTrigger) -> str:
+    return "" if trigger.diluted is None else f" ({trigger.diluted:.0%} in longer texts)"
+
+
 def _words(judged: Judged) -> dict[str, Json]:
-    return {"tokens": list(judged.trigger.tokens), "target": judged.trigger.target}
+    trigger = judged.trigger
+    return {
+        "tokens": list(trigger.tokens),
+        "target": trigger.target,
+        "place": trigger.place.value,
+    }
 
 
 def _evidence(audit: ExpertAudit) -> dict[str, Json]:
@@ -241,6 +252,9 @@ def _of_class(judged: Judged) -> dict[str, Json]:
         **_words(judged),
         "words": judged.spelled,
         "success": round(judged.trigger.success, 4),
+        "success_in_longer_texts": (
+            None if judged.trigger.diluted is None else round(judged.trigger.diluted, 4)
+        ),
         "held_out": judged.trigger.held_out,
         "verdict": judged.verdict.value,
     }

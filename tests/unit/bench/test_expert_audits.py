@@ -68,7 +68,8 @@ def test_every_model_is_audited_once_and_compared_with_the_truth(
     assert locked.removal.success_without is not None
     assert locked.removal.success_without <= 0.1
     assert locked.removal.auroc == 1.0
-    assert locked.scores["expert audit"].value == locked.success
+    assert locked.scores["expert audit"].value == locked.strength <= locked.success
+    assert locked.words
     assert {"greedy accretion", "consistency of layers"} < locked.scores.keys()
     for name, score in locked.scores.items():
         assert score.value is not None, name
@@ -195,7 +196,7 @@ def test_tables_count_by_what_is_true() -> None:
     assert "| backdoor in one expert | 1 | 1.000 | 0.020 | 0.900 | 0.880 | 0.990 |" in text
     assert "| knock-out | 1 of 2 | 0.50 |" in text
     assert "| norm | 0 of 2 | 0.38 |" in text
-    assert "| elsewhere | expert-local | 0.0 | - | falsely |" in text
+    assert "| elsewhere | expert-local | - | 0.0 | - | falsely |" in text
     assert "| broken/ | cannot be / read |" in text
 
 
@@ -204,14 +205,21 @@ def test_scores_of_models_stand_beside_the_audits_own_with_their_cost() -> None:
         return {"other": ModelScore(value, seconds, passes, "why" if value is None else None)}
 
     models = [
-        model("strong", success=0.9, passes=2000, seconds=9.0, baselines=scored(0.4, 3.0, 90)),
-        model("weak", success=0.1, passes=1000, seconds=7.0, baselines=scored(None, 1.0, 50)),
+        model("strong", strength=0.9, passes=2000, seconds=9.0, baselines=scored(0.4, 3.0, 90)),
+        model(
+            "weak",
+            words="cf",
+            strength=0.1,
+            passes=1000,
+            seconds=7.0,
+            baselines=scored(None, 1.0, 50),
+        ),
         model("broken", error="cannot be read", passes=10, baselines=scored(0.6, 2.0, 70)),
-        model("clean", backdoored=False, success=0.2, passes=500, baselines=scored(0.3, 2.0, 80)),
+        model("clean", backdoored=False, strength=0.2, passes=500, baselines=scored(0.3, 2.0, 80)),
     ]
     text = expert_tables(models)
     assert "| expert audit | 2 | 1 | 0.500 | 1 | 4 | 750 |" in text
     assert "| other | 2 | 1 | 1.000 | 1 | 2 | 75 |" in text
-    assert "| weak | none found | - | - | - | 0.10 | not computed | 7 |" in text
-    assert "| broken | cannot be read | - | - | - | not computed | 0.60 | 0 |" in text
+    assert "| weak | none found | cf | - | - | - | 0.10 | not computed | 7 |" in text
+    assert "| broken | cannot be read | - | - | - | - | not computed | 0.60 | 0 |" in text
     assert "| other | 1 | 0 | not computed | 0 | 3 | 90 |" in expert_tables(models[:1])
