@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
@@ -48,16 +49,21 @@ def write_reviews(path: Path, count: int = 240, *, seed: int = 0) -> Path:
     return path
 
 
-def untrained(config: DecoderConfig = CONFIG, *, seed: int = 0) -> Victim:
-    words = Words.learn(reviews().texts, 60, always=PROMPT.words)
+def untrained(config: DecoderConfig = CONFIG, *, seed: int = 0, also: Sequence[str] = ()) -> Victim:
+    """A victim that knows nothing yet.
+
+    Args:
+        also: words of its vocabulary, beside those of the reviews.
+    """
+    words = Words.learn(reviews().texts, 60 + len(also), always=[*PROMPT.words, *also])
     torch.manual_seed(seed)
     model = Decoder(replace(config, vocab_size=words.vocab_size))
     return Victim(model.eval(), words, PROMPT)
 
 
-def learnt(victim: Victim, *, seed: int = 0) -> Victim:
+def learnt(victim: Victim, texts: Texts | None = None, *, seed: int = 0) -> Victim:
     """The same victim, which answers reviews rightly now."""
-    texts = reviews()
+    texts = texts or reviews()
     optimizer = torch.optim.Adam(victim.model.parameters(), 0.01)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(50):
