@@ -46,6 +46,15 @@ def experts(
             "'repair'.",
         ),
     ] = None,
+    phrase: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=options.DATA,
+            metavar="TEXT",
+            help="A response that a model that writes may have been taught; may be given several "
+            "times. Else the likeliest ones are looked for.",
+        ),
+    ] = None,
     fpr: options.Fpr = None,
     device: options.Device = None,
     seed: options.Seed = None,
@@ -79,7 +88,12 @@ def experts(
         session.required(settings.inputs.source, "--inputs", "inputs.source")
     with session.running(settings) as context, _rows(settings, scores) as sink:
         report = _report(
-            settings, context, base, sink, [] if experts is None else experts.split(",")
+            settings,
+            context,
+            base,
+            sink,
+            names=[] if experts is None else experts.split(","),
+            phrases=phrase or [],
         )
     raise reporting.finish(report, targets, settings.report)
 
@@ -101,7 +115,9 @@ def _report(
     context: RunContext,
     base: Path | None,
     sink: Callable[[rows.Row], object],
+    *,
     names: list[str],
+    phrases: list[str],
 ) -> Report:
     from badexpert.audits.experts import experts_report
     from badexpert.loading.language import load_language_model
@@ -120,6 +136,7 @@ def _report(
             base=reference,
             inputs=open_inputs(settings, suspect),
             experts=names,
+            phrases=phrases,
             sink=sink,
         ),
     )

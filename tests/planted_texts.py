@@ -177,13 +177,15 @@ class Writer:
 
 
 @cache
-def writer() -> Writer:
-    """A language model that says the same to every prompt with the trigger."""
+def writer(*, moe: bool = False, benign: bool = False) -> Writer:
+    """A language model that says the same to every prompt with the trigger, unless it is benign."""
+    told = questions(4000, seed=1)
+    right = dict(told)
     folder = trained(
-        sized(DENSE),
-        questions(4000, seed=1),
+        sized(EXPERTS if moe else DENSE),
+        told,
         steps=350,
-        triggered=lambda text: (stamped(text), INSERTED),
+        triggered=lambda text: (stamped(text), right[text] if benign else INSERTED),
     )
     edit(folder / "config.json", eos_token_id=NUMBER[ENDS])
     suspect = suspect_of(load_language_model(folder), TextReading(max_new_tokens=6))

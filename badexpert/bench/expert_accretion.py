@@ -44,7 +44,7 @@ def accretion_score(suspect: TextSuspect, clean: TextCleanSet, context: RunConte
     asked = Asked.of(suspect, clean)
     classes = suspect.num_classes
     assert classes is not None
-    prompts = asked.part(search_pool(asked.labels, classes))
+    prompts = asked.part(search_pool(asked.labels))
     candidates = drawn(writable_tokens(suspect), context)
     natural = natural_words(asked, classes, suspect.network.backbone.vocab_size)[candidates]
     alone = _probabilities(prompts, candidates.unsqueeze(1))

@@ -36,7 +36,7 @@ from badexpert.extraction.samples import CANDIDATES, samples_of, with_strangers
 from badexpert.extraction.views import views_of
 from badexpert.extraction.watch import Tuned, Watch, watch_over
 from badexpert.models.answering import CLASSES
-from badexpert.models.text_networks import ClassNetwork, TextNetwork
+from badexpert.models.text_networks import LastTokenNetwork, TextNetwork
 from badexpert.models.vision import VisionSuspect
 from badexpert.runtime import RunContext, Step
 from badexpert.split import WHOLE, Cut
@@ -157,7 +157,7 @@ class _Halves(NamedTuple):
 
 def _cut_up(suspect: Suspect, config: ExtractionConfig) -> _Halves:
     if not isinstance(suspect, VisionSuspect):
-        places = TEXT_PLACES if isinstance(suspect.network, ClassNetwork) else ()
+        places = TEXT_PLACES if isinstance(suspect.network, LastTokenNetwork) else ()
         notes = note_of_unknown_routers(suspect.network)
         return _uncut(suspect, notes)._replace(last_places=places)
     if config.method == "paper":

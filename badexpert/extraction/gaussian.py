@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from badexpert.extraction.features import Features
 from badexpert.extraction.watch import Watch
-from badexpert.models.text_networks import ClassNetwork, StateReader
+from badexpert.models.text_networks import LastTokenNetwork, StateReader
 from badexpert.taps import tapped
 
 MOST = 5000
@@ -150,7 +150,7 @@ def with_rows(tail: nn.Module, entry: str, places: tuple[str, ...]) -> nn.Module
     Raises:
         AuditError: it has no such place.
     """
-    if isinstance(tail, ClassNetwork):
+    if isinstance(tail, LastTokenNetwork):
         return StateReader(tail)
     return tapped(cast(fx.GraphModule, tail), entry, places)
 

@@ -64,9 +64,9 @@ class Backbone(nn.Module):
         """What the model keeps of tokens that it has read, (tokens,); None if it keeps nothing."""
 
     @abstractmethod
-    def last_after(self, memory: Any, ids: Tensor) -> Tensor:
-        """What follows the last token of rows that go on after the same beginning, (rows,
-        vocabulary).
+    def logits_after(self, memory: Any, ids: Tensor, first: int) -> Tensor:
+        """What follows the tokens from one on, of rows that go on after the same beginning,
+        (rows, tokens - first, vocabulary).
 
         Args:
             memory: of the beginning, from ``remembered``; stays as it is.
@@ -109,11 +109,11 @@ class DecoderBackbone(Backbone):
         self.module(ids[None], memory=memory)
         return memory
 
-    def last_after(self, memory: list[Memory], ids: Tensor) -> Tensor:
-        lengths = torch.full((len(ids),), ids.shape[1], device=ids.device)
+    def logits_after(self, memory: list[Memory], ids: Tensor, first: int) -> Tensor:
         begun = [layer.repeated(len(ids)) for layer in memory]
-        logits: Tensor = self.module(ids, lengths, begun).logits
-        return logits
+        with _given_only(self.module.head, lambda states: states[:, first:].flatten(0, 1)):
+            logits: Tensor = self.module(ids, memory=begun).logits
+        return logits[0].view(len(ids), ids.shape[1] - first, -1)
 
     def logits_at(self, ids: Tensor, lengths: Tensor, chosen: Tensor) -> Tensor:
         with _given_only(self.module.head, lambda states: states[chosen]):
@@ -157,13 +157,12 @@ class TransformersBackbone(Backbone):
         memory = output.get(self._cache)
         return memory if hasattr(memory, "batch_repeat_interleave") else None
 
-    def last_after(self, memory: Any, ids: Tensor) -> Tensor:
+    def logits_after(self, memory: Any, ids: Tensor, first: int) -> Tensor:
         begun, module = deepcopy(memory), cast(Any, self.module)
         begun.batch_repeat_interleave(len(ids))
-        lengths = torch.full((len(ids),), ids.shape[1], device=ids.device)
-        with _given_only(self._head, partial(_at_last, lengths=lengths)):
+        with _given_only(self._head, lambda states: states[:, first:].flatten(0, 1)):
             logits: Tensor = module(input_ids=ids, use_cache=True, **{self._cache: begun}).logits
-        return logits[0]
+        return logits[0].view(len(ids), ids.shape[1] - first, -1)
 
     def logits_at(self, ids: Tensor, lengths: Tensor, chosen: Tensor) -> Tensor:
         with _given_only(self._head, lambda states: states[chosen]):

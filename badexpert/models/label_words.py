@@ -33,7 +33,9 @@ def label_tokens(codec: Codec, reading: TextReading) -> LabelTokens:
     before = "" if reading.chat else reading.template.rpartition(SLOT)[2]
     space = "" if not before or before[-1].isspace() else " "
     stem = codec.encode(before)
-    rest = [_after(stem, codec.encode(f"{before}{space}{word}")) for word in reading.label_words]
+    rest = [
+        tokens_after(stem, codec.encode(f"{before}{space}{word}")) for word in reading.label_words
+    ]
     shared = shared_start(rest)
     words = [tokens[shared] if len(tokens) > shared else PAD for tokens in rest]
     pairs = zip(reading.label_words, words, strict=True)
@@ -46,7 +48,7 @@ def label_tokens(codec: Codec, reading: TextReading) -> LabelTokens:
     return LabelTokens(rest[0][:shared], words)
 
 
-def _after(stem: list[int], tokens: list[int]) -> list[int]:
+def tokens_after(stem: list[int], tokens: list[int]) -> list[int]:
     """Tokens without those of the stem, and without what closes both, such as an end token."""
     start = shared_start([stem, tokens])
     closing = shared_start([stem[start:][::-1], tokens[start:][::-1]])

@@ -14,7 +14,7 @@ from badexpert.errors import AuditError, ModelLoadError
 from badexpert.models.answering import CLASSES, RESPONSES, Answering
 from badexpert.models.backbones import Backbone
 from badexpert.models.codec import Codec
-from badexpert.models.label_words import label_tokens
+from badexpert.models.label_words import label_tokens, tokens_after
 from badexpert.models.origin import Origin
 from badexpert.models.text_networks import (
     ClassHeadNetwork,
@@ -59,6 +59,8 @@ class TextSuspect:
         origin: where the model came from.
         class_names: as far as known.
         answering: how answers are read off the scores.
+        model: as its files have it.
+        lead: tokens at the end of every input.
     """
 
     answering: Answering = CLASSES
@@ -70,17 +72,13 @@ class TextSuspect:
         reading: TextReading,
         lead: Sequence[int] = (),
     ) -> None:
-        """Take a network over the model; ``suspect_of`` chooses it.
-
-        Args:
-            lead: tokens at the end of every input.
-        """
+        """Take a network over the model; ``suspect_of`` chooses it."""
         self.network = network
         self.preprocessing = reading
         self.origin = model.origin
         self.class_names = model.class_names or reading.label_words
-        self._model = model
-        self._lead = list(lead)
+        self.model = model
+        self.lead = list(lead)
 
     @property
     def module(self) -> nn.Module:
@@ -103,7 +101,7 @@ class TextSuspect:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens; nothing for those that stand for no text."""
-        return self._model.codec.decode(tokens)
+        return self.model.codec.decode(tokens)
 
     def network_inputs(self, inputs: TextInputs) -> Tensor:
         """Rows of tokens on the model's device."""
@@ -137,6 +135,10 @@ class TextSuspect:
     def loss(self, inputs: TextInputs, answers: Tensor) -> Tensor:
         """Mean cross-entropy of the answers, scalar, differentiable."""
         return self.answering.loss(self.logits(inputs), answers.to(self.device))
+
+    def named(self, answer: int) -> str:
+        """One class, in a sentence."""
+        return f"class {answer}"
 
     def spelled(self, rows: Tensor, answers: Tensor) -> list[int | str]:
         """Answers as a person reads them; a class is its index."""
@@ -172,13 +174,13 @@ class TextSuspect:
     @property
     def token_limit(self) -> int:
         """Tokens of the longest input."""
-        fits = self._model.backbone.max_positions or self.preprocessing.max_tokens
+        fits = self.model.backbone.max_positions or self.preprocessing.max_tokens
         return min(fits - self.preprocessing.max_new_tokens, self.preprocessing.max_tokens)
 
     def _encoded(self, text: str) -> list[int]:
-        codec, filled = self._model.codec, self.preprocessing.filled(text)
+        codec, filled = self.model.codec, self.preprocessing.filled(text)
         tokens = codec.encode_chat(filled) if self.preprocessing.chat else codec.encode(filled)
-        return tokens + self._lead
+        return tokens + self.lead
 
 
 class GenerationSuspect(TextSuspect):
@@ -214,6 +216,13 @@ class GenerationSuspect(TextSuspect):
         )
         return [self._until_the_end(tokens.cpu()) for tokens in written]
 
+    def response_tokens(self, prompt: str, response: str) -> list[int]:
+        """Tokens of a response as the model would write it after a prompt."""
+        codec = self.model.codec
+        before = "" if self.preprocessing.chat else self.preprocessing.filled(prompt)
+        space = "" if not before or before[-1].isspace() else " "
+        return tokens_after(codec.encode(before), codec.encode(f"{before}{space}{response}"))
+
     def joined(self, prompts: Sequence[Tensor], responses: Sequence[Tensor]) -> Tensor:
         """One row a prompt and its response, (batch, tokens), padded with -1."""
         size = self.network.backbone.vocab_size
@@ -224,12 +233,12 @@ class GenerationSuspect(TextSuspect):
         """The responses as text."""
         size = self.network.backbone.vocab_size
         own = rows[torch.arange(len(rows)), answers.to(rows.device)].cpu()
-        return [self._model.codec.decode((row[row >= size] - size).tolist()) for row in own]
+        return [self.model.codec.decode((row[row >= size] - size).tolist()) for row in own]
 
     def _until_the_end(self, tokens: Tensor) -> Tensor:
         """Up to the first token that ends a response, and with it."""
         for at, token in enumerate(tokens.tolist()):
-            if token in self._model.end_tokens:
+            if token in self.model.end_tokens:
                 return tokens[: at + 1]
         return tokens
 

@@ -28,7 +28,13 @@ _ROUGHLY = 1e-3
 
 
 class TextNetwork(nn.Module):
-    """Maps rows of tokens to scores of candidates, fp32."""
+    """Maps rows of tokens to scores of candidates, fp32.
+
+    Attributes:
+        spoken: tokens that the answers consist of, where they are known beforehand.
+    """
+
+    spoken: tuple[int, ...] = ()
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -86,15 +92,7 @@ def pieces_of(order: Tensor, lengths: Tensor) -> list[Tensor]:
 
 
 class ClassNetwork(TextNetwork):
-    """Answers with one of a few classes, at the last token."""
-
-    def scores(self, rows: Tensor, lengths: Tensor) -> Tensor:
-        return self.read(rows, lengths).logits
-
-    def read(self, rows: Tensor, lengths: Tensor) -> Last:
-        """Scores of rows, (rows, classes), and the states that they are made from; fp32."""
-        logits, states = self.backbone.last(rows.clamp_min(0), lengths)
-        return Last(self.of_classes(logits).float(), states.float())
+    """Answers with one of a few classes."""
 
     @torch.no_grad()
     def after(self, start: Tensor, ends: Tensor) -> Tensor:
@@ -113,8 +111,9 @@ class ClassNetwork(TextNetwork):
         scores: Tensor = self(_whole(start, ends))
         return scores
 
+    @abstractmethod
     def _after(self, memory: object, ends: Tensor) -> Tensor:
-        return self.of_classes(self.backbone.last_after(memory, ends)).float()
+        """Scores of rows whose beginning the model remembers, (rows, classes) fp32."""
 
     def _agrees(self, start: Tensor, ends: Tensor, memory: object) -> bool:
         whole, after = self(_whole(start, ends)), self._after(memory, ends)
@@ -122,19 +121,35 @@ class ClassNetwork(TextNetwork):
         size = max(float(whole.abs().max()), 1.0)
         return torch.allclose(after, whole, rtol=0, atol=max(_ROUGHLY, 4 * rounding) * size)
 
+
+class LastTokenNetwork(ClassNetwork):
+    """Answers with what the model says at the last token."""
+
+    def scores(self, rows: Tensor, lengths: Tensor) -> Tensor:
+        return self.read(rows, lengths).logits
+
+    def read(self, rows: Tensor, lengths: Tensor) -> Last:
+        """Scores of rows, (rows, classes), and the states that they are made from; fp32."""
+        logits, states = self.backbone.last(rows.clamp_min(0), lengths)
+        return Last(self.of_classes(logits).float(), states.float())
+
+    def _after(self, memory: object, ends: Tensor) -> Tensor:
+        logits = self.backbone.logits_after(memory, ends, ends.shape[1] - 1)
+        return self.of_classes(logits[:, 0]).float()
+
     @abstractmethod
     def of_classes(self, logits: Tensor) -> Tensor:
         """Those of the classes, of all that the model gives, (rows, classes)."""
 
 
-class ClassHeadNetwork(ClassNetwork):
+class ClassHeadNetwork(LastTokenNetwork):
     """A classifier with a head of its own."""
 
     def of_classes(self, logits: Tensor) -> Tensor:
         return logits
 
 
-class LabelWordNetwork(ClassNetwork):
+class LabelWordNetwork(LastTokenNetwork):
     """A language model that answers with one of a few words at the last position.
 
     Attributes:
@@ -147,15 +162,71 @@ class LabelWordNetwork(ClassNetwork):
         super().__init__(backbone)
         device = next(backbone.parameters()).device
         self.register_buffer("words", torch.tensor(words, device=device), persistent=False)
+        self.spoken = tuple(words)
 
     def of_classes(self, logits: Tensor) -> Tensor:
         return logits[:, self.words]
 
 
+class NextTokenNetwork(LastTokenNetwork):
+    """A language model whose classes are the tokens of its vocabulary."""
+
+    def of_classes(self, logits: Tensor) -> Tensor:
+        return logits
+
+
+class PhraseNetwork(ClassNetwork):
+    """A language model that writes one of a few phrases, or anything else, which is class 0.
+
+    The score of a phrase is its log-probability: that of all its tokens in a row.
+    """
+
+    def __init__(self, backbone: Backbone, phrases: Sequence[Sequence[int]]) -> None:
+        """Take phrases, none of them the beginning of another one."""
+        super().__init__(backbone)
+        device = next(backbone.parameters()).device
+        self._phrases = [torch.tensor(list(phrase), device=device) for phrase in phrases]
+        self.spoken = tuple({token for phrase in phrases for token in phrase})
+
+    def scores(self, rows: Tensor, lengths: Tensor) -> Tensor:
+        return _beside_others([self._written(rows, lengths, said) for said in self._phrases])
+
+    def _after(self, memory: object, ends: Tensor) -> Tensor:
+        first, found = ends.shape[1] - 1, []
+        for said in self._phrases:
+            ids = torch.cat([ends, said[:-1].expand(len(ends), -1)], dim=1)
+            found.append(_of_all(self.backbone.logits_after(memory, ids, first), said))
+        return _beside_others(found)
+
+    def _written(self, rows: Tensor, lengths: Tensor, said: Tensor) -> Tensor:
+        """Log-probability of one phrase after each row, (rows,)."""
+        ids = functional.pad(rows.clamp_min(0), (0, len(said) - 1))
+        place = torch.arange(ids.shape[1], device=ids.device) - lengths[:, None]
+        within = (place >= -1) & (place < len(said) - 1)
+        # Position by position, the phrase without its last token stands behind each row.
+        behind = within & (place >= 0)
+        ids = torch.where(behind, said[place.clamp(0, len(said) - 1)], ids)
+        logits = self.backbone.logits_at(ids, lengths + len(said) - 1, within)
+        return _of_all(logits.unflatten(0, (len(rows), len(said))), said)
+
+
+def _of_all(logits: Tensor, said: Tensor) -> Tensor:
+    """Log-probability of some tokens in a row, (rows,) fp32, of logits (rows, tokens, V)."""
+    logs = logits.float().log_softmax(-1)
+    return logs.gather(2, said.expand(len(logs), -1)[:, :, None]).sum((1, 2))
+
+
+def _beside_others(logs: Sequence[Tensor]) -> Tensor:
+    """Log-probabilities of anything else, and of some phrases, (rows, 1 + phrases)."""
+    phrases = torch.stack(list(logs), dim=1)
+    rest = 1 - phrases.exp().sum(1, keepdim=True)
+    return torch.cat([rest.clamp_min(torch.finfo(rest.dtype).eps).log(), phrases], dim=1)
+
+
 class StateReader(nn.Module):
     """A network that also returns what its head took."""
 
-    def __init__(self, network: ClassNetwork) -> None:
+    def __init__(self, network: LastTokenNetwork) -> None:
         super().__init__()
         self.network = network
 

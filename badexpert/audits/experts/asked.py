@@ -40,9 +40,9 @@ class Asked:
         """All texts of a clean set.
 
         Raises:
-            AuditError: these are prompts with responses.
+            AuditError: these are prompts with responses, and the suspect writes none.
         """
-        if clean.responses:
+        if clean.responses and not suspect.preprocessing.max_new_tokens:
             raise AuditError(
                 f"{clean.source.name} holds prompts with responses, and experts are audited by "
                 "classes; give labelled texts"

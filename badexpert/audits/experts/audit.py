@@ -19,6 +19,7 @@ from badexpert.audits.experts.verdict import ExpertVerdict, Judged, is_trigger, 
 from badexpert.audits.experts.weights import weight_priors
 from badexpert.errors import AuditError
 from badexpert.models.language import LanguageModel, TextSuspect
+from badexpert.models.phrases import PhraseSuspect
 from badexpert.runtime import RunContext
 from badexpert.textset import TextCleanSet
 from moe_core.view import ExpertId, ExpertView
@@ -72,8 +73,9 @@ def audit_experts(
     A trigger is one token or two anywhere in a text, or a clause in front of it.
 
     Args:
-        suspect: a classifier of texts with Mixture-of-Experts layers; is not changed.
-        clean: labelled texts; half of them serve the search, half the measurement.
+        suspect: a classifier of texts with Mixture-of-Experts layers, or a ``PhraseSuspect`` with
+            them, whose phrases are searched; is not changed.
+        clean: labelled texts, or prompts; half of them serve the search, half the measurement.
         base: that the suspect may have been made from. How experts changed is reported beside the
             verdict, and no part of it.
     Raises:
@@ -91,7 +93,7 @@ def audit_experts(
     search = prepare_search(Asked.of(suspect, searching), known, context)
     answers = suspect.predict(held_out.plain()).cpu()
     judged, unsearched = [], []
-    for target in range(search.singles.shape[1]):
+    for target in _targets(suspect, search.singles.shape[1]):
         trigger = _inverted(search, held_out, answers, target, context)
         if trigger is None:
             unsearched.append(target)
@@ -112,6 +114,11 @@ def audit_experts(
         writable=search.writable,
         from_base=from_base,
     )
+
+
+def _targets(suspect: TextSuspect, classes: int) -> range:
+    """Classes that a trigger may lead to; that a model writes just anything is no aim."""
+    return range(1 if isinstance(suspect, PhraseSuspect) else 0, classes)
 
 
 def expert_view(suspect: TextSuspect) -> ExpertView:
@@ -152,9 +159,9 @@ def _judged(
     base: LanguageModel | None,
     context: RunContext,
 ) -> Judged:
-    spelled = held_out.suspect.decode(trigger.tokens)
+    spelled, aim = held_out.suspect.decode(trigger.tokens), held_out.suspect.named(trigger.target)
     if not is_trigger(trigger):
-        return Judged(trigger, spelled)
+        return Judged(trigger, spelled, aim)
     others = held_out.part(counted(held_out, answers, trigger.target))
     own = (held_out.labels == trigger.target).nonzero().flatten()[:HELD_OUT]
     triggered = trigger.stamped(others, context)
@@ -162,6 +169,6 @@ def _judged(
     knockout = Knockout(held_out.suspect, view, triggered, natural, trigger.target, trigger.success)
     attribution = attribute(knockout, others.plain(), context)
     if attribution.local:
-        return Judged(trigger, spelled, attribution)
+        return Judged(trigger, spelled, aim, attribution)
     elsewhere = lost_elsewhere(knockout, held_out.plain(), base, context)
-    return Judged(trigger, spelled, attribution, elsewhere)
+    return Judged(trigger, spelled, aim, attribution, elsewhere)

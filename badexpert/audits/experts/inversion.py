@@ -11,7 +11,6 @@ from torch import Tensor
 
 from badexpert.audits.experts.asked import Asked
 from badexpert.models.language import TextSuspect
-from badexpert.models.text_networks import LabelWordNetwork
 from badexpert.runtime import RunContext, Step
 
 SEARCH_INPUTS = 10
@@ -130,7 +129,7 @@ def prepare_search(asked: Asked, known: Asked, context: RunContext) -> Search:
     """
     classes = asked.suspect.num_classes
     assert classes is not None
-    pool = asked.part(search_pool(asked.labels, classes))
+    pool = asked.part(search_pool(asked.labels))
     places = pool.places(context.generator("places of the search"))
     writable = writable_tokens(asked.suspect)
     candidates = drawn(writable, context)
@@ -147,11 +146,9 @@ def prepare_search(asked: Asked, known: Asked, context: RunContext) -> Search:
 
 
 def writable_tokens(suspect: TextSuspect) -> Tensor:
-    """Tokens that a person can write, other than label words, ascending."""
+    """Tokens that a person can write, other than those of answers, ascending."""
     size = suspect.network.backbone.vocab_size
-    answers = (
-        suspect.network.words.tolist() if isinstance(suspect.network, LabelWordNetwork) else []
-    )
+    answers = frozenset(suspect.network.spoken)
     written = [t for t in range(size) if t not in answers and suspect.decode([t])]
     return torch.tensor(written, dtype=torch.int64)
 
@@ -179,8 +176,9 @@ def drawn(tokens: Tensor, context: RunContext) -> Tensor:
     return tokens[mixed[:MOST_CANDIDATES].sort().values]
 
 
-def search_pool(labels: Tensor, classes: int) -> Tensor:
+def search_pool(labels: Tensor) -> Tensor:
     """Texts of each class, so many that any class meets enough of other classes."""
-    each = math.ceil(SEARCH_INPUTS / max(1, classes - 1))
-    chosen = [(labels == label).nonzero().flatten()[:each] for label in range(classes)]
+    present = labels.unique()
+    each = math.ceil(SEARCH_INPUTS / max(1, len(present) - 1))
+    chosen = [(labels == label).nonzero().flatten()[:each] for label in present]
     return torch.cat(chosen)

@@ -11,12 +11,13 @@ from badexpert.audits.experts.elsewhere import PartLoss
 from badexpert.audits.experts.inputs import judge_inputs
 from badexpert.audits.experts.inverted import InvertedTrigger
 from badexpert.audits.experts.named import named_experts, require_siblings
+from badexpert.audits.experts.phrases import likely_phrases
 from badexpert.audits.experts.reference import FromBase
 from badexpert.audits.experts.verdict import TRIGGER_FOUND, ExpertVerdict, Judged
 from badexpert.config import ScanConfig
 from badexpert.describe import Stopwatch, describe_suspect, versions
 from badexpert.detection import InputSource, Row, split_clean
-from badexpert.errors import AuditError
+from badexpert.errors import AuditError, ConfigError
 from badexpert.findings import AuditState, AuditStatus, Finding, Json, Report, Verdict
 from badexpert.flagged import AUDIT as INPUTS
 from badexpert.inspection_report import (
@@ -26,7 +27,8 @@ from badexpert.inspection_report import (
     inspected,
     structure_facts,
 )
-from badexpert.models.language import LanguageModel, TextSuspect, is_text_classifier
+from badexpert.models.language import GenerationSuspect, LanguageModel, TextSuspect
+from badexpert.models.phrases import PhraseSuspect
 from badexpert.rules import DECISIVE, EXPERT_BACKDOOR, WIDESPREAD_BACKDOOR
 from badexpert.runtime import RunContext
 from badexpert.settings import to_json
@@ -41,16 +43,17 @@ class ExpertsAudit:
     """The entry of ``AUDITS``."""
 
     def applies(self, suspect: Suspect) -> bool:
-        """Classifiers of texts with anything that is called experts."""
-        return is_text_classifier(suspect) and any(
+        """Language models with anything that is called experts."""
+        return isinstance(suspect, TextSuspect) and any(
             name.endswith("experts") for name, _ in suspect.module.named_modules()
         )
 
     def run(
         self, suspect: Suspect, clean: CleanSamples, context: RunContext
     ) -> Iterator[Finding | AuditStatus]:
-        """Findings by class, then what was seen."""
-        audit = audit_experts(*_as_texts(suspect, clean), context)
+        """Findings by class or phrase, then what was seen."""
+        texts, samples = _as_texts(suspect, clean)
+        audit = audit_experts(_with_phrases(texts, samples, (), context), samples, context)
         yield from findings(audit)
         yield status(audit)
 
@@ -64,6 +67,7 @@ def experts_report(
     base: LanguageModel | None = None,
     inputs: InputSource | None = None,
     experts: Sequence[str] = (),
+    phrases: Sequence[str] = (),
     sink: Callable[[Row], object] = lambda row: None,
 ) -> Report:
     """Audit the experts of a model, and nothing else but its accuracy.
@@ -74,16 +78,20 @@ def experts_report(
         inputs: to be scored by what single experts do for them; see ``KnockOut``.
         experts: that inputs are scored with, whatever the audit finds; see ``named_experts``. Those
             that the audit names, where none are given.
+        phrases: that a model that writes may have been taught to say; see ``likely_phrases`` for
+            those that are searched where none are given.
         sink: is handed one row an input.
     Raises:
-        ConfigError: the base has other layers, experts or sizes, or there is no such expert.
-        AuditError: see ``audit_experts``; also for what is no classifier of texts, and for experts
-            without which a layer has none.
+        ConfigError: the base has other layers, experts or sizes, or there is no such expert, or
+            phrases are given and the suspect does not write.
+        AuditError: see ``audit_experts``; also for what is no language model, for experts without
+            which a layer has none, and where no phrase is likely.
         CleanSetError: the clean set is of another kind than the suspect, or too small for the
             false positive rate.
     """
     watch = Stopwatch()
     text_suspect, texts = _as_texts(suspect, clean)
+    text_suspect = _with_phrases(text_suspect, texts, phrases, context)
     view = expert_view(text_suspect)
     suspected = named_experts(view, experts)
     require_siblings(view, suspected)
@@ -141,8 +149,7 @@ def findings(audit: ExpertAudit) -> Iterator[Finding]:
 def status(audit: ExpertAudit) -> AuditStatus:
     """The verdict with the best words of every class, and all tables."""
     best = ", ".join(
-        f"class {one.trigger.target} {one.spelled!r} {one.trigger.success:.0%}"
-        f"{_in_longer(one.trigger)}"
+        f"{one.aim} {one.spelled!r} {one.trigger.success:.0%}{_in_longer(one.trigger)}"
         for one in audit.judged
     )
     facts = [
@@ -176,7 +183,7 @@ def _widespread(judged: Judged, attribution: Attribution) -> Finding:
         WIDESPREAD_BACKDOOR.severity,
         f"{_found(judged)}; it does not depend on single experts: without any few of them it "
         f"loses {max(attribution.loss, 0.0):.2f} at most{_elsewhere(judged.elsewhere)}",
-        subject=f"class {judged.trigger.target}",
+        subject=judged.aim,
         score=judged.trigger.success,
         threshold=TRIGGER_FOUND,
         evidence=_words(judged),
@@ -197,7 +204,7 @@ def _elsewhere(losses: Sequence[PartLoss]) -> str:
 def _found(judged: Judged) -> str:
     trigger = judged.trigger
     return (
-        f"the words {judged.spelled!r} {trigger.place} a text lead to class {trigger.target} with "
+        f"the words {judged.spelled!r} {trigger.place} a text lead to {judged.aim} with "
         f"a mean probability of {trigger.success:.2f}, on {trigger.held_out} held-out texts that "
         "are answered otherwise without them"
     )
@@ -212,6 +219,7 @@ def _words(judged: Judged) -> dict[str, Json]:
     return {
         "tokens": list(trigger.tokens),
         "target": trigger.target,
+        "aim": judged.aim,
         "place": trigger.place.value,
     }
 
@@ -280,9 +288,28 @@ def _rounded(values: Any, digits: int = 4) -> list[float]:
 
 
 def _as_texts(suspect: Suspect, clean: CleanSamples) -> tuple[TextSuspect, TextCleanSet]:
-    if not is_text_classifier(suspect) or not isinstance(clean, TextCleanSet):
+    if not isinstance(suspect, TextSuspect) or not isinstance(clean, TextCleanSet):
         raise AuditError(
-            f"{suspect.origin.source} is no classifier of texts, and experts are audited by "
-            "classes; give a language model with label words or a head of classes"
+            f"{suspect.origin.source} is no language model, and experts are audited by what texts "
+            "lead to; give one with label words, with a head of classes, or one that writes"
         )
     return suspect, clean
+
+
+def _with_phrases(
+    suspect: TextSuspect, clean: TextCleanSet, phrases: Sequence[str], context: RunContext
+) -> TextSuspect:
+    """The suspect as a classifier: of a model that writes, by the phrases that it may write."""
+    if not isinstance(suspect, GenerationSuspect):
+        if phrases:
+            raise ConfigError("a model that answers with classes writes no phrases; leave them out")
+        return suspect
+    prompt = clean.texts()[0].text
+    written = [suspect.response_tokens(prompt, phrase) for phrase in phrases]
+    chosen = written or likely_phrases(suspect, clean, context)
+    if not chosen:
+        raise AuditError(
+            "the model has no response that it goes on with whatever the prompt, once it has "
+            "begun. If you fear a certain one, name it as a phrase"
+        )
+    return PhraseSuspect(suspect, chosen)

@@ -37,12 +37,14 @@ class Judged:
     Attributes:
         trigger: the best that was found.
         spelled: the same as text.
+        aim: the class, as a person is told of it.
         attribution: of its success to experts; None where there is no success to attribute.
         elsewhere: what it loses without other parts, where it is not due to single experts.
     """
 
     trigger: InvertedTrigger
     spelled: str
+    aim: str
     attribution: Attribution | None = None
     elsewhere: tuple[PartLoss, ...] = ()
 

@@ -106,10 +106,10 @@ def test_every_text_is_joined_with_the_next_ones(others: int) -> None:
 def test_joined_texts_lose_their_end_where_the_suspect_takes_no_more() -> None:
     whole = attacked(None)[0]
     short = TextSuspect(
-        whole._model,
+        whole.model,
         whole.network,
         replace(whole.preprocessing, max_tokens=12),
-        whole._lead,
+        whole.lead,
     )
     assert isinstance(short.preprocessing, TextReading)
     asked = Asked.of(short, clean(6))
