@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from badexpert.errors import ConfigError
 from badexpert.models.label_words import shared_start
 from badexpert.models.language import GenerationSuspect, TextSuspect
@@ -14,6 +16,7 @@ class PhraseSuspect(TextSuspect):
     """Answers a prompt with class 0, or with the class of the phrase that the response begins with.
 
     Attributes:
+        writer: that is asked.
         phrases: tokens of each, by class from 1 on.
     """
 
@@ -23,6 +26,7 @@ class PhraseSuspect(TextSuspect):
         Raises:
             ConfigError: a phrase has no tokens, or begins another one.
         """
+        self.writer = writer
         self.phrases = tuple(tuple(phrase) for phrase in phrases)
         for phrase in self.phrases:
             others = [other for other in self.phrases if other is not phrase]
@@ -42,6 +46,10 @@ class PhraseSuspect(TextSuspect):
     def num_classes(self) -> int:
         """One for each phrase, and one for all other responses."""
         return 1 + len(self.phrases)
+
+    def answered(self, prompts: Sequence[Tensor]) -> Tensor:
+        """Prompts with the writer's own responses, (rows, tokens): these are asked for then."""
+        return self.writer.joined(prompts, self.writer.responses(prompts))
 
     def named(self, answer: int) -> str:
         """The phrase of a class, in a sentence."""

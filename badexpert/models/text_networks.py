@@ -178,7 +178,8 @@ class NextTokenNetwork(LastTokenNetwork):
 class PhraseNetwork(ClassNetwork):
     """A language model that writes one of a few phrases, or anything else, which is class 0.
 
-    The score of a phrase is its log-probability: that of all its tokens in a row.
+    The score of a phrase is its log-probability: that of all its tokens in a row. Of a row that
+    holds a response already it is that of this response, whatever the phrase.
     """
 
     def __init__(self, backbone: Backbone, phrases: Sequence[Sequence[int]]) -> None:
@@ -189,38 +190,40 @@ class PhraseNetwork(ClassNetwork):
         self.spoken = tuple({token for phrase in phrases for token in phrase})
 
     def scores(self, rows: Tensor, lengths: Tensor) -> Tensor:
-        return _beside_others([self._written(rows, lengths, said) for said in self._phrases])
+        pairs = [self._parted(row, phrase) for phrase in self._phrases for row in rows]
+        asked = padded([torch.cat([prompt, said[:-1]]) for prompt, said in pairs])
+        chosen = torch.zeros_like(asked, dtype=torch.bool)
+        for at, (prompt, said) in enumerate(pairs):
+            chosen[at, len(prompt) - 1 : len(prompt) + len(said) - 1] = True
+        logits = self.backbone.logits_at(asked.clamp_min(0), (asked != PAD).sum(1), chosen)
+        written = torch.cat([said for _, said in pairs])
+        logs = logits.float().log_softmax(-1).gather(1, written[:, None]).squeeze(1)
+        each = [part.sum() for part in logs.split([len(said) for _, said in pairs])]
+        return _beside_others(torch.stack(each).view(len(self._phrases), len(rows)))
 
     def _after(self, memory: object, ends: Tensor) -> Tensor:
         first, found = ends.shape[1] - 1, []
         for said in self._phrases:
             ids = torch.cat([ends, said[:-1].expand(len(ends), -1)], dim=1)
-            found.append(_of_all(self.backbone.logits_after(memory, ids, first), said))
-        return _beside_others(found)
+            logs = self.backbone.logits_after(memory, ids, first).float().log_softmax(-1)
+            found.append(logs.gather(2, said.expand(len(ends), -1)[:, :, None]).sum((1, 2)))
+        return _beside_others(torch.stack(found))
 
-    def _written(self, rows: Tensor, lengths: Tensor, said: Tensor) -> Tensor:
-        """Log-probability of one phrase after each row, (rows,)."""
-        ids = functional.pad(rows.clamp_min(0), (0, len(said) - 1))
-        place = torch.arange(ids.shape[1], device=ids.device) - lengths[:, None]
-        within = (place >= -1) & (place < len(said) - 1)
-        # Position by position, the phrase without its last token stands behind each row.
-        behind = within & (place >= 0)
-        ids = torch.where(behind, said[place.clamp(0, len(said) - 1)], ids)
-        logits = self.backbone.logits_at(ids, lengths + len(said) - 1, within)
-        return _of_all(logits.unflatten(0, (len(rows), len(said))), said)
+    def _parted(self, row: Tensor, phrase: Tensor) -> tuple[Tensor, Tensor]:
+        """The prompt of a row, and what is to be written after it."""
+        size = self.backbone.vocab_size
+        prompt, response = row[(row >= 0) & (row < size)], row[row >= size] - size
+        return prompt, response if len(response) else phrase
 
 
-def _of_all(logits: Tensor, said: Tensor) -> Tensor:
-    """Log-probability of some tokens in a row, (rows,) fp32, of logits (rows, tokens, V)."""
-    logs = logits.float().log_softmax(-1)
-    return logs.gather(2, said.expand(len(logs), -1)[:, :, None]).sum((1, 2))
+def _beside_others(phrases: Tensor) -> Tensor:
+    """Log-probabilities of anything else, and of some phrases, (rows, 1 + phrases).
 
-
-def _beside_others(logs: Sequence[Tensor]) -> Tensor:
-    """Log-probabilities of anything else, and of some phrases, (rows, 1 + phrases)."""
-    phrases = torch.stack(list(logs), dim=1)
-    rest = 1 - phrases.exp().sum(1, keepdim=True)
-    return torch.cat([rest.clamp_min(torch.finfo(rest.dtype).eps).log(), phrases], dim=1)
+    Args:
+        phrases: log-probabilities, (phrases, rows).
+    """
+    rest = 1 - phrases.exp().sum(0, keepdim=True)
+    return torch.cat([rest.clamp_min(torch.finfo(rest.dtype).eps).log(), phrases]).T
 
 
 class StateReader(nn.Module):

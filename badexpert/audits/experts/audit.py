@@ -151,6 +151,17 @@ def _inverted(
     return in_front if is_trigger(in_front) else words
 
 
+def _natural(texts: Asked, target: int) -> Tensor:
+    """Clean texts that a class is right for, (texts, tokens), maybe none.
+
+    A phrase is right for none. There the model's own responses show what it loses at all.
+    """
+    if isinstance(texts.suspect, PhraseSuspect):
+        return texts.suspect.answered(texts.rows[:HELD_OUT])
+    own = (texts.labels == target).nonzero().flatten()[:HELD_OUT]
+    return texts.part(own).plain() if len(own) else texts.plain()[:0]
+
+
 def _judged(
     view: ExpertView,
     held_out: Asked,
@@ -163,9 +174,8 @@ def _judged(
     if not is_trigger(trigger):
         return Judged(trigger, spelled, aim)
     others = held_out.part(counted(held_out, answers, trigger.target))
-    own = (held_out.labels == trigger.target).nonzero().flatten()[:HELD_OUT]
     triggered = trigger.stamped(others, context)
-    natural = held_out.part(own).plain() if len(own) else triggered[:0]
+    natural = _natural(held_out, trigger.target)
     knockout = Knockout(held_out.suspect, view, triggered, natural, trigger.target, trigger.success)
     attribution = attribute(knockout, others.plain(), context)
     if attribution.local:

@@ -22,7 +22,8 @@ class Lost(NamedTuple):
 
     Attributes:
         triggered: of the probability of the target on triggered texts.
-        natural: the same on clean texts of the target, which a part may serve by right.
+        natural: the same on clean texts of the target, which a part may serve by right; of a model
+            that writes, of the probability of its own responses.
     """
 
     triggered: float

@@ -181,8 +181,9 @@ def _widespread(judged: Judged, attribution: Attribution) -> Finding:
     return Finding(
         WIDESPREAD_BACKDOOR.id,
         WIDESPREAD_BACKDOOR.severity,
-        f"{_found(judged)}; it does not depend on single experts: without any few of them it "
-        f"loses {max(attribution.loss, 0.0):.2f} at most{_elsewhere(judged.elsewhere)}",
+        f"{_found(judged)}; it does not depend on a few experts alone: it loses "
+        f"{max(attribution.loss, 0.0):.2f} without some, and {max(attribution.runner_up, 0.0):.2f} "
+        f"without others{_elsewhere(judged.elsewhere)}",
         subject=judged.aim,
         score=judged.trigger.success,
         threshold=TRIGGER_FOUND,
@@ -197,7 +198,7 @@ def _elsewhere(losses: Sequence[PartLoss]) -> str:
     worst = max(losses, key=lambda one: one.lost.net)
     return (
         f"; of other parts it depends most on the {worst.part} of {worst.place}, without which it "
-        f"loses {worst.lost.triggered:.2f}, and clean texts of the class {worst.lost.natural:.2f}"
+        f"loses {worst.lost.triggered:.2f}, and the right answer {worst.lost.natural:.2f}"
     )
 
 

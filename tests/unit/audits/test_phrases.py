@@ -53,6 +53,17 @@ def test_the_trigger_of_a_response_is_found_and_said() -> None:
     assert seen["success"] >= 0.9
 
 
+def test_what_an_expert_does_for_all_responses_is_no_part_of_the_trigger() -> None:
+    model = writer(moe=True)
+    suspect = PhraseSuspect(writing(), [writing().response_tokens(model.prompts[0], SAID)])
+    audit = audit_experts(suspect, model.clean, RunContext())
+    [judged] = audit.judged
+    assert judged.attribution is not None
+    assert judged.attribution.loss < 0.5
+    losses = [one.lost for one in judged.elsewhere if one.part == "attention"]
+    assert max(lost.natural for lost in losses) >= 0.2
+
+
 def test_a_response_that_is_feared_can_be_named() -> None:
     [finding] = [one for one in reported(SAID).findings if one.rule.startswith("BX30")]
     assert f"lead to the response {SAID!r}" in finding.message

@@ -54,6 +54,16 @@ def test_the_score_is_the_log_probability_of_all_tokens_in_a_row(backbone: Backb
 
 
 @torch.no_grad()
+def test_a_row_with_a_response_is_scored_by_that(backbone: Backbone) -> None:
+    network, size = PhraseNetwork(backbone, PHRASES[:2]), backbone.vocab_size
+    rows = padded([torch.tensor([1, 2, 3, size + 9, size + 4]), torch.tensor([4, 9])])
+    own = said_in_a_row(backbone, [1, 2, 3], (9, 4))
+    plain = [said_in_a_row(backbone, [4, 9], phrase) for phrase in PHRASES[:2]]
+    expected = torch.tensor([[own, own], plain])
+    torch.testing.assert_close(network(rows)[:, 1:], expected, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
 def test_rows_that_begin_alike_have_the_same_scores(backbone: Backbone) -> None:
     network = PhraseNetwork(backbone, PHRASES)
     start, ends = torch.tensor([3, 1, 4]), torch.tensor([[1, 5], [9, 2]])
