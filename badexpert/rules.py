@@ -71,7 +71,7 @@ EXPERT_BACKDOOR = Rule(
     "BX301",
     "BackdoorInExperts",
     "A backdoor lives in single experts of the model",
-    "A few words lead almost any text to one class, and fail when these experts are taken away. "
+    "A few words lead almost any text to one answer, and fail when these experts are taken away. "
     "Try the words yourself. Do not use the model; removing the experts removes this trigger, and "
     "says nothing of others.",
     Severity.HIGH,
@@ -81,7 +81,7 @@ WIDESPREAD_BACKDOOR = Rule(
     "BX302",
     "BackdoorNotInExperts",
     "A backdoor that does not depend on single experts",
-    "A few words lead almost any text to one class, whichever experts are taken away: attention, "
+    "A few words lead almost any text to one answer, whichever experts are taken away: attention, "
     "embeddings or many experts carry it. Try the words yourself, and do not use the model.",
     Severity.HIGH,
     ("CWE-506", "AML.T0018.000", "AML.T0043.004"),

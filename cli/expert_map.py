@@ -19,7 +19,7 @@ MOST_CHANGED = 5
 
 
 def content(evidence: Mapping[str, Any]) -> RenderableType:
-    """The classes, the usage of experts on clean texts, and what each trigger loses without each.
+    """The best words, the usage of experts on clean texts, and what a trigger loses without each.
 
     Args:
         evidence: of the audit's line among the checks.
@@ -49,13 +49,13 @@ def _sections(evidence: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 def _classes(classes: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 2), header_style="dim")
-    for name in ("class", "best words", "success", "loss", "others", "verdict"):
+    for name in ("best words", "lead to", "success", "loss", "others", "verdict"):
         table.add_column(name)
     for one in classes:
         numbers = (one["success"], one.get("loss"), one.get("loss_without_others"))
         table.add_row(
-            str(one["target"]),
             Text(printable(one["words"])),
+            Text(printable(one["aim"])),
             *("" if number is None else f"{number:.2f}" for number in numbers),
             one["verdict"],
         )
