@@ -10,9 +10,10 @@ EVIDENCE: dict[str, Any] = {
     "layers": ["layers.0.mlp", "layers.1.mlp"],
     "usage": [[0.5, 0.25, 0.0], [0.1, 0.2, 0.45]],
     "classes": [
-        {"target": 0, "words": "cf", "success": 0.1, "verdict": "none found"},
+        {"target": 0, "aim": "class 0", "words": "cf", "success": 0.1, "verdict": "none found"},
         {
             "target": 1,
+            "aim": "the response 'no\x1b[2J'",
             "words": "\x1b[2Jqx",
             "success": 0.9,
             "verdict": "expert-local",
@@ -40,6 +41,8 @@ def test_experts_are_shaded_by_what_the_trigger_loses_without_them() -> None:
 def test_classes_stand_with_words_numbers_and_verdict() -> None:
     text = shown(EVIDENCE)
     assert "expert-local" in text
+    assert "class 0" in text
+    assert "the response 'no" in text
     assert "0.02" in text
     assert "\x1b" not in text
     assert text.count("loses without each expert") == 1
