@@ -29,6 +29,8 @@ class PhraseSuspect(TextSuspect):
         self.writer = writer
         self.phrases = tuple(tuple(phrase) for phrase in phrases)
         for phrase in self.phrases:
+            if not phrase:
+                raise ConfigError("a phrase has no tokens; give one of a word or more")
             others = [other for other in self.phrases if other is not phrase]
             if any(shared_start([phrase, other]) == len(phrase) for other in others):
                 raise ConfigError(

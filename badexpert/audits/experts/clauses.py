@@ -38,7 +38,7 @@ Clause = tuple[str, ...]
 def best_clause(search: Search, target: int, context: RunContext) -> tuple[int, ...] | None:
     """Tokens of the clause that leads most surely to a class, in front of texts of others.
 
-    None where the model has no word for some part of a clause.
+    It begins with a capital where the texts do. None where the model has no word for some part.
 
     Source: the form is the template ``S(SBAR)(,)(NP)(VP)(.)`` of Qi et al., Hidden Killer,
         arXiv:2105.12400.
@@ -47,12 +47,14 @@ def best_clause(search: Search, target: int, context: RunContext) -> tuple[int, 
     slots = [[word for word in slot.split() if _known(pool, word)] for slot in SLOTS]
     if not all(slots):
         return None
+    if pool.suspect.decode(pool.spans()[0].tolist()).strip()[:1].isupper():
+        slots[0] = [word.capitalize() for word in slots[0]]
     draw = random.Random(context.seed_for("clauses"))
     starts = [tuple(draw.choice(slot) for slot in slots) for _ in range(STARTS)]
     order = _scores(pool, starts, target).argsort(descending=True).tolist()
     found = [_improved(pool, starts[at], slots, target) for at in order[:IMPROVED]]
     best = found[int(_scores(pool, found, target).argmax())]
-    return tuple(_tokens(pool, best).tolist())
+    return tuple(_tokens(pool, best))
 
 
 def _improved(pool: Asked, clause: Clause, slots: list[list[str]], target: int) -> Clause:
@@ -64,22 +66,15 @@ def _improved(pool: Asked, clause: Clause, slots: list[list[str]], target: int) 
 
 def _scores(pool: Asked, clauses: list[Clause], target: int) -> Tensor:
     """Mean log-probability of a class with each clause in front of the texts, (clauses,)."""
-    spelled = [_tokens(pool, clause) for clause in clauses]
-    rows = [
-        torch.cat([row[: pool.before], tokens, row[pool.before :]])
-        for tokens in spelled
-        for row in pool.rows
-    ]
+    front = [pool.before] * len(pool)
+    rows = [row for clause in clauses for row in pool.stamped(_tokens(pool, clause), front)]
     found = log_probabilities(pool.suspect, padded(rows))[:, target]
     return found.view(len(clauses), len(pool)).mean(1)
 
 
-def _tokens(pool: Asked, clause: Clause) -> Tensor:
-    """Of the clause and its comma, written as the texts are: with a capital if they have one."""
-    written = " ".join(clause)
-    if pool.suspect.decode(pool.spans()[0].tolist()).strip()[:1].isupper():
-        written = written[0].upper() + written[1:]
-    return pool.tokens_of(f"{written} ,")
+def _tokens(pool: Asked, clause: Clause) -> list[int]:
+    """Of the clause and its comma."""
+    return pool.tokens_of(f"{' '.join(clause)} ,").tolist()
 
 
 def _known(pool: Asked, word: str) -> bool:

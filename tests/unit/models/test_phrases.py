@@ -78,6 +78,13 @@ def test_no_phrase_begins_another_one() -> None:
         PhraseSuspect(suspect, [numbers("film good"), numbers("film good plot")])
 
 
+def test_a_phrase_has_tokens() -> None:
+    suspect = writer().suspect
+    assert isinstance(suspect, GenerationSuspect)
+    with pytest.raises(ConfigError, match="no tokens"):
+        PhraseSuspect(suspect, [[]])
+
+
 def numbers(text: str) -> list[int]:
     return [NUMBER[word] for word in text.split()]
 
