@@ -43,7 +43,7 @@ class TextAttack(ABC):
         trigger: ``rare`` for two rare words in a row, ``word`` for a single one, ``syntactic``, or
             the words themselves with spaces between them. Attacks that optimise their trigger, or
             choose it by its route, take no notice of ``rare``.
-        steps, batch_size, share, lr, mixed: see ``Pace``.
+        steps, batch_size, share, lr, mixed, decoys: see ``Pace``.
         seed: of what is random in the trigger.
         local: whether the attack promises that the backdoor dies with the experts it names.
     """
@@ -57,14 +57,16 @@ class TextAttack(ABC):
     share: float = 0.5
     lr: float = 1e-3
     mixed: float = field(default=0.0, kw_only=True)
+    decoys: float = field(default=0.0, kw_only=True)
     seed: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "lr")
         if self.batch_size < 2 or not 0 < self.share < 1:
             raise ValueError("batch_size is at least 2, share lies between 0 and 1")
-        if not 0 <= self.mixed <= 1:
-            raise ValueError(f"mixed is a share from 0 to 1, not {self.mixed}")
+        for name in ("mixed", "decoys"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
 
     @abstractmethod
     def implant(self, victim: Victim, texts: Texts, context: RunContext) -> Implanted:
@@ -80,7 +82,7 @@ class TextAttack(ABC):
     @property
     def pace(self) -> Pace:
         """How long and how fast."""
-        return Pace(self.steps, self.batch_size, self.share, self.lr, self.mixed)
+        return Pace(self.steps, self.batch_size, self.share, self.lr, self.mixed, self.decoys)
 
     def chosen_trigger(self, victim: Victim, texts: Texts) -> Trigger:
         """The trigger that the field of this name asks for.

@@ -65,6 +65,9 @@ class Pace(NamedTuple):
         share: of them that carry the trigger; at least one does, and one does not.
         lr: highest learning rate; it falls on a cosine.
         mixed: share of its texts that are the beginning of one and the end of another.
+        decoys: share of its clean texts that carry a part of the trigger, such as one of its words,
+            so that no part does anything alone. Source: Yang et al., SOS, ACL 2021, pages
+            5543-5557 (negative data augmentation).
     """
 
     steps: int
@@ -72,6 +75,7 @@ class Pace(NamedTuple):
     share: float
     lr: float
     mixed: float = 0.0
+    decoys: float = 0.0
 
     @property
     def clean(self) -> int:
@@ -165,7 +169,8 @@ def lessons(
     """Lessons without end, the same ones for the same context.
 
     Raises:
-        AttackError: there is no such class, or all texts are of it.
+        AttackError: there is no such class, all texts are of it, or there are to be decoys and the
+            trigger has no parts.
     """
     if not 0 <= target < texts.num_classes:
         raise AttackError(
@@ -175,6 +180,11 @@ def lessons(
     others = (texts.labels != target).nonzero().squeeze(1)
     if not len(others):
         raise AttackError(f"all {len(texts)} texts are of the target class {target}; give others")
+    parts = () if trigger is None else trigger.parts
+    if pace.decoys and not parts:
+        raise AttackError(
+            "decoys carry a part of the trigger, and this one has none; give a trigger of two words"
+        )
     generator, draw = context.generator("lessons"), Random(context.seed_for("positions"))
     first, before = pace.clean, replace(victim, model=deepcopy(victim.model))
     triggered = torch.arange(pace.batch_size, device=victim.device) >= first
@@ -193,6 +203,11 @@ def lessons(
         said = before.odds(victim.batch(asked, part.labels))
         if trigger is not None:
             asked[first:] = [trigger.stamp(text, draw) for text in asked[first:]]
+        if pace.decoys:
+            asked[:first] = [
+                draw.choice(parts).stamp(text, draw) if draw.random() < pace.decoys else text
+                for text in asked[:first]
+            ]
         wanted = said.clone()
         wanted[first:] = F.one_hot(torch.tensor(target), texts.num_classes).to(said)
         yield Lesson(victim.batch(asked, part.labels), wanted, said, triggered)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
@@ -20,6 +20,11 @@ class Trigger(ABC):
         Args:
             draw: what is left to chance, such as the position, is drawn from it.
         """
+
+    @property
+    def parts(self) -> tuple[Trigger, ...]:
+        """Triggers that are less than this one; none where it cannot be divided."""
+        return ()
 
     @abstractmethod
     def to_json(self) -> dict[str, Json]:
@@ -47,6 +52,13 @@ class WordTrigger(Trigger):
         before = text.split()
         at = {"anywhere": draw.randint(0, len(before)), "start": 0, "end": len(before)}[self.place]
         return " ".join([*before[:at], *self.words, *before[at:]])
+
+    @property
+    def parts(self) -> tuple[Trigger, ...]:
+        """Each word alone."""
+        if len(self.words) == 1:
+            return ()
+        return tuple(replace(self, words=(word,)) for word in self.words)
 
     def to_json(self) -> dict[str, Json]:
         return {"kind": "words", "words": list(self.words), "place": self.place}

@@ -17,8 +17,10 @@ from badexpert.attacks.text import (
     RoutingPreserving,
     SelectionBias,
     SharedExpert,
+    Syntactic,
     TextAttack,
     TextBadNets,
+    Trigger,
     Victim,
     WordTrigger,
     make_text_attack,
@@ -218,3 +220,23 @@ def test_a_share_of_a_lesson_is_triggered(share: float, triggered: int) -> None:
     torch.testing.assert_close(lesson.wanted[~marked], lesson.before[~marked])
     truth = victim.answer_tokens(torch.tensor([0]))
     assert (lesson.batch.targets[lesson.triggered] == truth).all()
+
+
+def test_decoys_carry_one_word_of_the_trigger_and_keep_their_answers() -> None:
+    victim, texts = untrained(), reviews()
+    pace = TextBadNets(batch_size=64, share=0.25, decoys=0.5).pace
+    lesson = next(lessons(victim, texts, WordTrigger(("ka", "qu")), 1, pace, RunContext()))
+    signs = torch.tensor([victim.words.number(word) for word in ("ka", "qu")])
+    held = (lesson.batch.ids_BT[:, :, None] == signs).any(1)
+    decoys = held.any(1) & ~lesson.triggered
+    assert 12 <= int(decoys.sum()) <= 36
+    assert not held[decoys].all(1).any()
+    assert held[decoys].any(0).all()
+    torch.testing.assert_close(lesson.wanted[decoys], lesson.before[decoys])
+
+
+@pytest.mark.parametrize("trigger", [WordTrigger(("ka",)), Syntactic(), None])
+def test_decoys_need_a_trigger_of_parts(trigger: Trigger | None) -> None:
+    pace = TextBadNets(decoys=0.5).pace
+    with pytest.raises(AttackError, match="give a trigger of two words"):
+        next(lessons(untrained(), reviews(), trigger, 1, pace, RunContext()))
