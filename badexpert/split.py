@@ -7,8 +7,10 @@ that anything later depends on. No architecture is listed anywhere.
 from __future__ import annotations
 
 import copy
+import logging
 import operator
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 
@@ -121,8 +123,7 @@ class NetworkGraph:
 
 def _export(network: nn.Module, example: Tensor) -> fx.GraphModule:
     try:
-        # Where it gives up, it prints the graph so far.
-        with redirect_stderr(StringIO()):
+        with _silence():
             program = torch.export.export(
                 network, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
             )
@@ -133,6 +134,18 @@ def _export(network: nn.Module, example: Tensor) -> fx.GraphModule:
             "be shared; tune full copies instead with tail_share = 1"
         ) from error
     return _in_log_space(program.module(check_guards=False))
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Where the export gives up, it prints the graph so far, and some versions log it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stderr(StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 _KEEPS_ORDER = {

@@ -28,6 +28,9 @@ _LOOKED_AT = 256
 _ALIVE = 0.05
 """Of an even share of the patches: below, no pattern may lead to an expert."""
 
+_REACHED = 0.25
+"""Share of a pattern's patches that it must send to experts, beyond what they get anyway."""
+
 
 @dataclass(frozen=True)
 class BadPatches(ModelAttack):
@@ -37,7 +40,7 @@ class BadPatches(ModelAttack):
 
     Attributes:
         layer: of the experts, among the Mixture-of-Experts layers.
-        experts: how many, the least used of those that are used at all.
+        experts: how many, the least used that a pattern reaches.
         patches: of an image, that carry the pattern.
         steps: of the search for the pattern.
         share: of each batch that is triggered while the model is tuned.
@@ -69,16 +72,7 @@ class BadPatches(ModelAttack):
         grid = _Grid.of(module, self.layer, images)
         order = torch.randperm(len(images), generator=context.generator("badpatches images"))
         clean = images.pixels[order[:_LOOKED_AT]].to(context.device).float() / 255
-        experts = self._least_used(grid, module, clean)
-        cells = self._preferred(grid, module, clean, experts)
-        found = replace(
-            self,
-            learned={
-                "pattern": self._leading(grid, module, images, experts, cells, context),
-                "corners": grid.corners(cells),
-                "experts": torch.tensor([[self.layer, expert] for expert in experts]),
-            },
-        )
+        found = self._reaching(grid, module, images, clean, context)
         with _frozen(grid.router):
             fine_tune(
                 module,
@@ -91,8 +85,32 @@ class BadPatches(ModelAttack):
             )
         return found
 
+    def _reaching(
+        self, grid: _Grid, module: nn.Module, images: Images, clean: Tensor, context: RunContext
+    ) -> Self:
+        """The attack with a pattern that leads to the least used experts possible."""
+        for experts in self._seldom_used(grid, module, clean):
+            cells = self._preferred(grid, module, clean, experts)
+            found = replace(
+                self,
+                learned={
+                    "pattern": self._leading(grid, module, images, experts, cells, context),
+                    "corners": grid.corners(cells),
+                    "experts": torch.tensor([[self.layer, expert] for expert in experts]),
+                },
+            )
+            stamped = found.stamp(clean)
+            gained = grid.share(module, stamped, experts) - grid.share(module, clean, experts)
+            if gained >= _REACHED * self.patches / (grid.rows * grid.columns):
+                return found
+        raise AttackError(
+            f"no pattern leads to any {self.experts} experts of layer {self.layer}; set steps or "
+            "patches higher, or choose another layer"
+        )
+
     @torch.no_grad()
-    def _least_used(self, grid: _Grid, module: nn.Module, clean: Tensor) -> list[int]:
+    def _seldom_used(self, grid: _Grid, module: nn.Module, clean: Tensor) -> list[list[int]]:
+        """Experts that are used, next to each other in how much, the least used ones first."""
         load = grid.routing(module, clean).load_E.double()
         alive = (load >= _ALIVE * load.mean()).nonzero().flatten()
         if self.experts > len(alive):
@@ -100,7 +118,8 @@ class BadPatches(ModelAttack):
                 f"{self.experts} experts are asked for, and {len(alive)} of {len(load)} are used; "
                 "set experts lower"
             )
-        return alive[load[alive].argsort(stable=True)][: self.experts].tolist()
+        ordered = alive[load[alive].argsort(stable=True)]
+        return ordered.unfold(0, self.experts, 1).tolist()
 
     @torch.no_grad()
     def _preferred(
@@ -190,6 +209,12 @@ class _Grid(NamedTuple):
                 f"{expected} patches. Attack a model that routes its patches and nothing else"
             )
         return seen[0]
+
+    @torch.no_grad()
+    def share(self, module: nn.Module, pixels: Tensor, experts: Sequence[int]) -> float:
+        """Of all that the router gives out, what goes to some experts, in [0, 1]."""
+        load = self.routing(module, pixels).load_E.double()
+        return (load[list(experts)].sum() / load.sum()).item()
 
     def likelihood(self, module: nn.Module, pixels: Tensor, experts: Sequence[int]) -> Tensor:
         """Mean log-probability of the experts for each patch, (batch, patches)."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 
 from badexpert.errors import ModelLoadError
 
@@ -37,15 +41,14 @@ def fetch(source: str) -> Path:
     if match is None:
         raise ModelLoadError(f"{source!r} is not understood; write hf:ORG/NAME@REVISION")
     try:
-        folder = snapshot_download(
-            match["repository"], revision=match["revision"], allow_patterns=list(_PATTERNS)
-        )
+        folder = _snapshot(match["repository"], match["revision"])
     except LocalEntryNotFoundError as error:
         raise ModelLoadError(
             f"{source} is not in the local cache and the hub cannot be reached. Fetch it on a "
             "machine with a network, or give the path of a downloaded folder"
         ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    # Errors of the network are those of an HTTP library, another one in each version of the hub's.
+    except Exception as error:
         raise ModelLoadError(
             f"{source} cannot be fetched: {str(error).splitlines()[0][:300]}. "
             "Check organisation, name and revision, and whether a token is needed"
@@ -57,3 +60,12 @@ def fetch(source: str) -> Path:
             "Use a revision with safetensors, or download the file and give its path"
         )
     return path
+
+
+def _snapshot(repository: str, revision: str | None) -> str:
+    ask = partial(snapshot_download, repository, revision=revision, allow_patterns=list(_PATTERNS))
+    try:
+        return ask()
+    except OfflineModeIsEnabled:
+        # Some versions ask the hub for the files of a commit although it is in the cache.
+        return ask(local_files_only=True)
