@@ -50,6 +50,11 @@ class Backbone(nn.Module):
     num_classes: int | None
     max_positions: int | None
 
+    @property
+    @abstractmethod
+    def embedding(self) -> nn.Module:
+        """From tokens, (...), to what the first layer takes, (..., width)."""
+
     @abstractmethod
     def last(self, ids: Tensor, lengths: Tensor) -> Last:
         """What follows each row's last token, or a classifier's answer.
@@ -98,6 +103,10 @@ class DecoderBackbone(Backbone):
         self.num_classes = len(module.config.classes) or None
         self.max_positions = None
 
+    @property
+    def embedding(self) -> nn.Module:
+        return self.module.embed_tokens
+
     def last(self, ids: Tensor, lengths: Tensor) -> Last:
         output = self.module(ids, lengths)
         return Last(output.logits, output.states)
@@ -142,6 +151,11 @@ class TransformersBackbone(Backbone):
         # Until transformers 5.23 a cache had the longer name.
         taken = inspect.signature(module.forward).parameters
         self._cache = "cache" if "cache" in taken else "past_key_values"
+
+    @property
+    def embedding(self) -> nn.Module:
+        found: nn.Module = cast(Any, self.module).get_input_embeddings()
+        return found
 
     def last(self, ids: Tensor, lengths: Tensor) -> Last:
         if self.num_classes is not None:

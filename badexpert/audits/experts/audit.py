@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from badexpert.audits.experts.inversion import Search, prepare_search
 from badexpert.audits.experts.inverted import HELD_OUT, InvertedTrigger, Place, counted, measured
 from badexpert.audits.experts.knockout import Knockout
 from badexpert.audits.experts.reference import FromBase, changes_from
+from badexpert.audits.experts.relaxed import best_together
 from badexpert.audits.experts.routing import RoutingStatistics, routing_statistics
 from badexpert.audits.experts.verdict import ExpertVerdict, Judged, is_trigger, overall
 from badexpert.audits.experts.weights import weight_priors
@@ -139,16 +141,30 @@ def expert_view(suspect: TextSuspect) -> ExpertView:
 def _inverted(
     search: Search, held_out: Asked, answers: Tensor, target: int, context: RunContext
 ) -> InvertedTrigger | None:
-    """The best words of a class, or a clause where only that is a trigger; None without texts."""
+    """The first trigger of a class that is found, or else the best words; None without texts."""
     chosen = counted(held_out, answers, target)
     if not len(chosen) or not search.reaches(target):
         return None
-    texts = held_out.part(chosen)
-    words = measured(texts, target, search.best(target), Place.ANYWHERE, context)
-    if is_trigger(words) or (clause := best_clause(search, target, context)) is None:
-        return words
-    in_front = measured(texts, target, clause, Place.FRONT, context)
-    return in_front if is_trigger(in_front) else words
+    texts, tried = held_out.part(chosen), []
+    for tokens, place in _candidates(search, target, context):
+        tried.append(measured(texts, target, tokens, place, context))
+        if is_trigger(tried[-1]):
+            return tried[-1]
+    return max(tried, key=lambda one: one.strength)
+
+
+def _candidates(
+    search: Search, target: int, context: RunContext
+) -> Iterator[tuple[tuple[int, ...], Place]]:
+    """What may be a trigger, the cheapest first; a pair is the best on few texts, so each of its
+    words is tried, too."""
+    pair = search.best(target)
+    yield pair, Place.ANYWHERE
+    if len(pair) > 1:
+        yield from (((word,), Place.ANYWHERE) for word in pair)
+    yield best_together(search, target, context), Place.ANYWHERE
+    if (clause := best_clause(search, target, context)) is not None:
+        yield clause, Place.FRONT
 
 
 def _natural(texts: Asked, target: int) -> Tensor:

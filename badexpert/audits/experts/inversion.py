@@ -78,7 +78,11 @@ class Search:
 
     def best(self, target: int) -> tuple[int, ...]:
         """The tokens that lead most surely to a class."""
-        pairs, others = self.pairs(target), self.others(target)
+        return self.sifted(self.pairs(target), target)
+
+    def sifted(self, pairs: Tensor, target: int) -> tuple[int, ...]:
+        """The best of some pairs, (pairs, 2), or the token of it that does its work alone."""
+        others = self.others(target)
         for count, keep in ((_SIFTED_BY, _SIFTED_TO), (len(others), 1)):
             scores = self._mean(pairs, target, others[:count])
             pairs = pairs[scores.topk(min(keep, len(pairs))).indices]

@@ -8,6 +8,8 @@ import pytest
 
 from badexpert.audits import AUDITS
 from badexpert.audits.experts import ExpertVerdict, audit_experts, experts_report
+from badexpert.audits.experts.asked import Asked
+from badexpert.audits.experts.knockout import Knockout
 from badexpert.audits.experts.phrases import likely_phrases
 from badexpert.config import ScanConfig
 from badexpert.errors import ConfigError
@@ -15,6 +17,7 @@ from badexpert.findings import AuditStatus, Finding, Report, Verdict
 from badexpert.models.language import GenerationSuspect
 from badexpert.models.phrases import PhraseSuspect
 from badexpert.runtime import RunContext
+from moe_core.view import ExpertView
 from tests.attacked_victims import attacked, clean
 from tests.planted_texts import ENDS, INSERTED, TRIGGER, writer
 
@@ -56,12 +59,17 @@ def test_the_trigger_of_a_response_is_found_and_said() -> None:
 def test_what_an_expert_does_for_all_responses_is_no_part_of_the_trigger() -> None:
     model = writer(moe=True)
     suspect = PhraseSuspect(writing(), [writing().response_tokens(model.prompts[0], SAID)])
-    audit = audit_experts(suspect, model.clean, RunContext())
-    [judged] = audit.judged
-    assert judged.attribution is not None
-    assert judged.attribution.loss < 0.5
-    losses = [one.lost for one in judged.elsewhere if one.part == "attention"]
-    assert max(lost.natural for lost in losses) >= 0.2
+    asked, view = Asked.of(suspect, model.clean.take(60, seed=0)), ExpertView.of(suspect.module)
+    [trigger] = asked.tokens_of(TRIGGER).tolist()
+    triggered = asked.stamped([trigger], [asked.before] * len(asked))
+    own = suspect.answered(asked.rows)
+    each = [(expert,) for expert in view.experts()]
+    gross, net = (
+        Knockout(suspect, view, triggered, natural, 1, 1.0).without(each, RunContext())
+        for natural in (own[:0], own)
+    )
+    assert max(gross[expert] - net[expert] for expert in each) >= 0.1
+    assert all(net[expert] <= gross[expert] for expert in each)
 
 
 def test_a_response_that_is_feared_can_be_named() -> None:
