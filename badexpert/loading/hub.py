@@ -49,8 +49,9 @@ def fetch(source: str) -> Path:
         ) from error
     # Errors of the network are those of an HTTP library, another one in each version of the hub's.
     except Exception as error:
+        said = str(error).strip() or type(error).__name__
         raise ModelLoadError(
-            f"{source} cannot be fetched: {str(error).splitlines()[0][:300]}. "
+            f"{source} cannot be fetched: {said.splitlines()[0][:300]}. "
             "Check organisation, name and revision, and whether a token is needed"
         ) from error
     path = Path(folder)

@@ -82,6 +82,20 @@ def test_neither_code_nor_pickles_are_asked_for(
     assert not any(fnmatch(name, pattern) for name in names for pattern in asked)
 
 
+def test_an_error_of_the_network_without_a_message_is_named(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class TimedOut(Exception):
+        pass
+
+    def download(*_: object, **__: object) -> str:
+        raise TimedOut
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    with pytest.raises(ModelLoadError, match="cannot be fetched: TimedOut"):
+        fetch("hf:org/tiny")
+
+
 @pytest.mark.parametrize("source", ["hf:", "hf:tiny", "hf:a/b/c", "hf:../evil/name", "hf:a/b@"])
 def test_malformed_references_are_refused(cache: Path, source: str) -> None:
     with pytest.raises(ModelLoadError, match="hf:ORG/NAME@REVISION"):
