@@ -150,7 +150,8 @@ def _inverted(
         tried.append(measured(texts, target, tokens, place, context))
         if is_trigger(tried[-1]):
             return tried[-1]
-    return max(tried, key=lambda one: one.strength)
+    words = [one for one in tried if one.place is Place.ANYWHERE]
+    return max(words, key=lambda one: one.strength)
 
 
 def _candidates(

@@ -85,14 +85,14 @@ def test_neither_code_nor_pickles_are_asked_for(
 def test_an_error_of_the_network_without_a_message_is_named(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class TimedOut(Exception):
+    class TimedOutError(Exception):
         pass
 
     def download(*_: object, **__: object) -> str:
-        raise TimedOut
+        raise TimedOutError
 
     monkeypatch.setattr(hub, "snapshot_download", download)
-    with pytest.raises(ModelLoadError, match="cannot be fetched: TimedOut"):
+    with pytest.raises(ModelLoadError, match="cannot be fetched: TimedOutError"):
         fetch("hf:org/tiny")
 
 
