@@ -141,7 +141,8 @@ def expert_view(suspect: TextSuspect) -> ExpertView:
 def _inverted(
     search: Search, held_out: Asked, answers: Tensor, target: int, context: RunContext
 ) -> InvertedTrigger | None:
-    """The first trigger of a class that is found, or else the best words; None without texts."""
+    """The first trigger of a class that is found, or else the most successful words; None without
+    texts."""
     chosen = counted(held_out, answers, target)
     if not len(chosen) or not search.reaches(target):
         return None
@@ -151,7 +152,7 @@ def _inverted(
         if is_trigger(tried[-1]):
             return tried[-1]
     words = [one for one in tried if one.place is Place.ANYWHERE]
-    return max(words, key=lambda one: one.strength)
+    return max(words, key=lambda one: one.success)
 
 
 def _candidates(
