@@ -163,7 +163,7 @@ def _candidates(
     pair = search.best(target)
     yield pair, Place.ANYWHERE
     if len(pair) > 1:
-        yield from (((word,), Place.ANYWHERE) for word in pair)
+        yield from (((word,), Place.ANYWHERE) for word in dict.fromkeys(pair))
     yield best_together(search, target, context), Place.ANYWHERE
     if (clause := best_clause(search, target, context)) is not None:
         yield clause, Place.FRONT

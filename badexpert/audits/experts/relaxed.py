@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from badexpert.audits.experts.inversion import Search
-from badexpert.models.text_networks import PAD, padded
+from badexpert.models.text_networks import PAD
 from badexpert.runtime import RunContext, Step
 
 STARTS = 4
@@ -64,7 +64,7 @@ def _descended(search: Search, target: int, context: RunContext) -> Tensor:
         heat = _HOTTEST + cooled * (_COLDEST - _HOTTEST)
         shares = (mixtures.masked_fill(forbidden, -torch.inf) / heat).softmax(-1)
         drawn = torch.rand(STARTS, len(others), generator=generator).argsort(1)[:, :TEXTS]
-        texts = others[drawn.flatten()].tolist()
+        texts = others[drawn.flatten()]
         words = (shares @ meanings).repeat_interleave(drawn.shape[1], 0)
         loss = -_log_probability(search, texts, words, target)
         (mixtures.grad,) = torch.autograd.grad(loss, [mixtures])
@@ -73,19 +73,12 @@ def _descended(search: Search, target: int, context: RunContext) -> Tensor:
     return mixtures.detach().masked_fill(forbidden, -torch.inf).cpu()
 
 
-def _log_probability(search: Search, texts: Sequence[int], words: Tensor, target: int) -> Tensor:
+def _log_probability(search: Search, texts: Tensor, words: Tensor, target: int) -> Tensor:
     """Of a class, mean over texts with what stands for words in each, (texts, words, width)."""
     network, device = search.pool.suspect.network, words.device
-    places = torch.tensor([search.places[at] for at in texts], device=device)
-    slots = torch.zeros(words.shape[1], dtype=torch.int64)
-    rows = padded(
-        [
-            torch.cat([row[:place], slots, row[place:]])
-            for at in texts
-            for row, place in [(search.pool.rows[at], search.places[at])]
-        ]
-    ).to(device)
-    with _put(network.backbone.embedding, words, places):
+    places = [search.places[at] for at in texts.tolist()]
+    rows = search.pool.part(texts).stamped([0] * words.shape[1], places).to(device)
+    with _put(network.backbone.embedding, words, torch.tensor(places, device=device)):
         scores = network.scores(rows, (rows != PAD).sum(1))
     return scores.float().log_softmax(-1)[:, target].mean()
 

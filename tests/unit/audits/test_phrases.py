@@ -9,6 +9,7 @@ import pytest
 from badexpert.audits import AUDITS
 from badexpert.audits.experts import ExpertVerdict, audit_experts, experts_report
 from badexpert.audits.experts.asked import Asked
+from badexpert.audits.experts.elsewhere import lost_elsewhere
 from badexpert.audits.experts.knockout import Knockout
 from badexpert.audits.experts.phrases import likely_phrases
 from badexpert.config import ScanConfig
@@ -70,6 +71,13 @@ def test_what_an_expert_does_for_all_responses_is_no_part_of_the_trigger() -> No
     )
     assert max(gross[expert] - net[expert] for expert in each) >= 0.1
     assert all(net[expert] <= gross[expert] for expert in each)
+    knockout = Knockout(suspect, view, triggered, own, 1, 1.0)
+    losses = [
+        one.lost
+        for one in lost_elsewhere(knockout, asked.plain(), None, RunContext())
+        if one.part == "attention"
+    ]
+    assert max(lost.natural for lost in losses) >= 0.2
 
 
 def test_a_response_that_is_feared_can_be_named() -> None:
