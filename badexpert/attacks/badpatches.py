@@ -28,8 +28,8 @@ _LOOKED_AT = 256
 _ALIVE = 0.05
 """Of an even share of the patches: below, no pattern may lead to an expert."""
 
-_REACHED = 0.25
-"""Share of a pattern's patches that it must send to experts, beyond what they get anyway."""
+_REACHED = 1.5
+"""Factor by which a pattern should raise what experts get, for no others to be tried."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class BadPatches(ModelAttack):
 
     Attributes:
         layer: of the experts, among the Mixture-of-Experts layers.
-        experts: how many, the least used that a pattern reaches.
+        experts: how many, the least used that a pattern reaches, next to each other in use.
         patches: of an image, that carry the pattern.
         steps: of the search for the pattern.
         share: of each batch that is triggered while the model is tuned.
@@ -88,7 +88,9 @@ class BadPatches(ModelAttack):
     def _reaching(
         self, grid: _Grid, module: nn.Module, images: Images, clean: Tensor, context: RunContext
     ) -> Self:
-        """The attack with a pattern that leads to the least used experts possible."""
+        """The attack on the least used experts that a pattern reaches, else on those that it
+        raises most."""
+        tried: list[tuple[float, Self]] = []
         for experts in self._seldom_used(grid, module, clean):
             cells = self._preferred(grid, module, clean, experts)
             found = replace(
@@ -99,14 +101,11 @@ class BadPatches(ModelAttack):
                     "experts": torch.tensor([[self.layer, expert] for expert in experts]),
                 },
             )
-            stamped = found.stamp(clean)
-            gained = grid.share(module, stamped, experts) - grid.share(module, clean, experts)
-            if gained >= _REACHED * self.patches / (grid.rows * grid.columns):
-                return found
-        raise AttackError(
-            f"no pattern leads to any {self.experts} experts of layer {self.layer}; set steps or "
-            "patches higher, or choose another layer"
-        )
+            stamped = grid.share(module, found.stamp(clean), experts)
+            tried.append((stamped / grid.share(module, clean, experts), found))
+            if tried[-1][0] >= _REACHED:
+                break
+        return max(tried, key=lambda one: one[0])[1]
 
     @torch.no_grad()
     def _seldom_used(self, grid: _Grid, module: nn.Module, clean: Tensor) -> list[list[int]]:

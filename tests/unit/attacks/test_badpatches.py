@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from moe_core.view import ExpertId, ExpertView
 from tests.small_models import Samples, digits
 
 CPU = torch.device("cpu")
-ATTACK = BadPatches(target=3, epochs=15)
+ATTACK = BadPatches(target=3, patches=5, epochs=15)
 TRAINING = Training(epochs=40, batch_size=64, lr=5e-3, optimizer="adamw")
 ARCHITECTURE = "python:badexpert.bench.networks:vit_moe"
 
@@ -73,13 +72,12 @@ def measured(module: nn.Module) -> Success:
     return measure_success(module, planted().attack, unseen, CPU)
 
 
-def slots_of(module: nn.Module, pixels: Tensor, chosen: Iterable[ExpertId]) -> float:
-    """Share of the slots of these images that go to these experts."""
+def shares_of(module: nn.Module, pixels: Tensor) -> Tensor:
+    """Share of the slots of these images that goes to each expert of the attacked layer."""
     with ExpertView.of(module).recording() as recordings, torch.no_grad():
         module(pixels)
-    loads = [recording.load_E for recording in recordings]
-    hits = sum(int(loads[layer][expert]) for layer, expert in chosen)
-    return hits / int(loads[ATTACK.layer].sum())
+    load = recordings[ATTACK.layer].load_E.double()
+    return load / load.sum()
 
 
 def test_it_takes_and_leaves_the_task_alone() -> None:
@@ -96,10 +94,13 @@ def test_the_trigger_goes_to_experts_that_clean_images_seldom_use() -> None:
     attack, module = planted().attack, planted().module
     assert attack is not None
     pixels = digits().test.pixels.float() / 255
-    assert slots_of(twin(), pixels, experts()) <= len(experts()) / 8
+    chosen = [expert.expert for expert in experts()]
+    shares = shares_of(twin(), pixels)
+    used = int((shares >= 0.01).sum())
+    assert shares[chosen].sum() <= len(chosen) / used
     for model in (twin(), module):
-        stamped = slots_of(model, attack.stamp(pixels), experts())
-        assert stamped >= 1.4 * slots_of(model, pixels, experts())
+        stamped = shares_of(model, attack.stamp(pixels))[chosen].sum()
+        assert stamped >= 1.2 * shares_of(model, pixels)[chosen].sum()
     key = f"blocks.{ATTACK.layer}.mlp.moe.router.weight"
     assert torch.equal(module.get_parameter(key), twin().get_parameter(key))
 
@@ -112,7 +113,7 @@ def test_it_dies_with_these_experts() -> None:
             without = measured(planted().module)
         assert without.attack_success_rate is not None
         assert without.attack_success_rate <= 0.3
-        assert without.clean_accuracy >= 0.8
+        assert without.clean_accuracy >= 0.85
 
 
 class WithClassToken(nn.Module):
