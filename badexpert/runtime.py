@@ -29,6 +29,19 @@ def silent(step: Step) -> None:
     """The default progress callback: says nothing."""
 
 
+class EachTask:
+    """A progress callback that names each task once."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._named: set[str] = set()
+
+    def __call__(self, step: Step) -> None:
+        if step.task not in self._named:
+            self._named.add(step.task)
+            self._say(step.task)
+
+
 def resolve_device(name: str) -> torch.device:
     """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device that exists here.
 

@@ -81,7 +81,9 @@ def shows_bars() -> bool:
 def progress() -> Iterator[Callable[[Step], None]]:
     """A callback for ``RunContext.progress``: bars on a terminal, else one line a task."""
     if not shows_bars():
-        yield _Announcer()
+        from badexpert.runtime import EachTask
+
+        yield EachTask(lambda task: log.info("%s", task))
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -94,18 +96,6 @@ def progress() -> Iterator[Callable[[Step], None]]:
     )
     with Progress(*columns, console=stderr(), transient=True) as bars:
         yield _Bars(bars)
-
-
-class _Announcer:
-    """Names each task once."""
-
-    def __init__(self) -> None:
-        self.seen: set[str] = set()
-
-    def __call__(self, step: Step) -> None:
-        if step.task not in self.seen:
-            self.seen.add(step.task)
-            log.info("%s", step.task)
 
 
 class _Bars:

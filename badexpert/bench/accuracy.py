@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,9 +29,13 @@ from badexpert.cleanset import CleanSet
 from badexpert.config import CleanConfig, DetectionConfig, ExtractionConfig, ScanConfig
 from badexpert.describe import versions
 from badexpert.detection import prepare
+from badexpert.errors import BadExpertError
 from badexpert.models.vision import VisionSuspect
 from badexpert.preprocessing import Preprocessing
-from badexpert.runtime import RunContext, resolve_device
+from badexpert.runtime import EachTask, RunContext, resolve_device
+from moe_core.bench.program import run
+
+log = logging.getLogger(__name__)
 
 PREPROCESSING = Preprocessing(32, 32, 3, mean=(0.5,) * 3, std=(0.25,) * 3)
 TESTED = 3000
@@ -228,12 +233,14 @@ def table(cells: list[dict[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, measure, print."""
     options = _parse(arguments)
-    context = RunContext(resolve_device(options.device), options.seed)
+    device = resolve_device(options.device)
     train, test = read_images(options.train), read_images(options.test)
     cells = []
     for victim in VICTIMS:
         if options.only and victim.name not in options.only:
             continue
+        log.info("%s", victim.name)
+        context = RunContext(device, options.seed, EachTask(log.info))
         suspect = train_or_load(victim, train, options.out, context)
         for samples in options.samples:
             for name in options.methods:
@@ -242,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     cell = measure_cell(victim, suspect, METHODS[name], test, samples, context)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_text(json.dumps({"method": name, **cell}, indent=1) + "\n")
-                    print(f"{victim.name}, {samples}, {name}", file=sys.stderr)
+                    log.info("%s, %d samples, %s: measured", victim.name, samples, name)
                 cells.append(json.loads(path.read_text()))
     sys.stdout.write(table(cells))
 
@@ -265,4 +272,4 @@ def _slug(name: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, BadExpertError)

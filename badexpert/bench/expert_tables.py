@@ -17,6 +17,8 @@ from badexpert.audits.experts import ExpertVerdict
 from badexpert.bench.expert_audits import AuditedModel, Removal, read_audited
 from badexpert.bench.metrics import auroc
 from badexpert.bench.tables import print_or_insert, table
+from badexpert.errors import BadExpertError
+from moe_core.bench.program import run
 
 NOT_COMPUTED = "not computed"
 
@@ -206,4 +208,4 @@ def _read(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, BadExpertError)

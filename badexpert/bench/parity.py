@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,10 +21,14 @@ from badexpert.config import ScanConfig
 from badexpert.describe import versions
 from badexpert.detection import prepare, stored_detector
 from badexpert.detectors import Detector
+from badexpert.errors import BadExpertError
 from badexpert.extraction import Bundle
 from badexpert.models.vision import VisionSuspect
 from badexpert.preprocessing import Preprocessing
-from badexpert.runtime import RunContext, resolve_device
+from badexpert.runtime import EachTask, RunContext, resolve_device
+from moe_core.bench.program import run
+
+log = logging.getLogger(__name__)
 
 PREPROCESSING = Preprocessing(8, 8, channels=1, mean=(0.5,), std=(0.25,))
 ATTACK = BadNet(size=3)
@@ -134,7 +138,8 @@ def _backdoored(data: _Digits) -> VisionSuspect:
 
 def _prepare(suspect: VisionSuspect, clean: _Digits, device: torch.device) -> Detector:
     samples = CleanSet.from_tensors(clean.pixels, clean.labels, num_classes=10)
-    return prepare(suspect, samples, config=ScanConfig(), context=RunContext(device))[1]
+    context = RunContext(device, progress=EachTask(log.info))
+    return prepare(suspect, samples, config=ScanConfig(), context=context)[1]
 
 
 def _extraction(detector: Detector, traffic: _Digits) -> Extraction:
@@ -158,8 +163,8 @@ def _detection(detector: Detector, device: torch.device, traffic: _Digits) -> De
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Compare, write JSON, exit 1 when the device differs."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare, write JSON, return 1 when the device differs."""
     parser = argparse.ArgumentParser(prog="python -m badexpert.bench.parity", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--device", default="cuda")
@@ -176,8 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(text + "\n", encoding="utf-8")
     print(text)
-    sys.exit(0 if parity.equal else 1)
+    return 0 if parity.equal else 1
 
 
 if __name__ == "__main__":
-    main()
+    run(main, BadExpertError)

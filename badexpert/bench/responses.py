@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -35,17 +36,20 @@ from badexpert.config import CleanConfig, ScanConfig
 from badexpert.describe import versions
 from badexpert.detection import prepare
 from badexpert.detectors import Judgement
-from badexpert.errors import AttackError
+from badexpert.errors import AttackError, BadExpertError
 from badexpert.loading.language import GENERATION, load_language_model
 from badexpert.models.language import TextSuspect, suspect_of
-from badexpert.runtime import RunContext, Step, resolve_device
+from badexpert.runtime import EachTask, RunContext, Step, resolve_device
 from badexpert.text_reading import SLOT, TextReading
 from badexpert.textset import TextCleanSet
+from moe_core.bench.program import run
 from moe_core.files import write_text
 from moe_core.lm.config import DecoderConfig, FeedForward
 from moe_core.training import Beat, Recipe, Stage, TrainingConfig, run_recipe
 from moe_core.training.run import MODEL_FOLDER
 from moe_core.training.words import Words, pieces
+
+log = logging.getLogger(__name__)
 
 VOCABULARY = 8_000
 TESTED = 300
@@ -201,24 +205,25 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, measure, print."""
     options = _parse(arguments)
-    context = RunContext(resolve_device(options.device))
+    device = resolve_device(options.device)
     train, test = (read_told(path, options.labels) for path in (options.train, options.test))
     results = []
     for name in options.models:
         path = options.out / f"{name}.json"
         if not path.exists():
+            context = RunContext(device, progress=EachTask(log.info))
             model = make_model(name, MODELS[name], train, options.out, context)
             figures = measure_model(model, test, options.samples, options.seeds, context)
             result = {
                 "model": name,
                 "samples": options.samples,
-                "device": str(context.device),
+                "device": str(device),
                 **figures,
                 "threads": torch.get_num_threads(),
                 "versions": dict(versions()),
             }
             write_text(path, json.dumps(result, indent=1) + "\n")
-            print(f"{name} is measured", file=sys.stderr)
+            log.info("%s is measured", name)
         results.append(json.loads(path.read_text()))
     sys.stdout.write(table(results))
 
@@ -237,4 +242,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, BadExpertError)

@@ -15,7 +15,8 @@ from badexpert.bench.cells import Cell
 from badexpert.bench.results import Results
 from badexpert.bench.summary import ACCURACY, COST, STAMPED, Figure, auroc, summarise
 from badexpert.detectors import BaDExpert
-from badexpert.errors import ConfigError
+from badexpert.errors import BadExpertError, ConfigError
+from moe_core.bench.program import run
 
 NOTHING = "-"
 _NAMED = 3
@@ -245,4 +246,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, BadExpertError)

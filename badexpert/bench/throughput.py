@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import platform
 import statistics
 from collections.abc import Callable, Sequence
@@ -17,9 +18,13 @@ from torch import Tensor
 from badexpert.bench.memory import Peak, measure_memory
 from badexpert.bench.untuned import calibrated, noise, untrained_suspect, untuned_bundle
 from badexpert.describe import versions
+from badexpert.errors import BadExpertError
 from badexpert.extraction import Bundle
 from badexpert.models.vision import VisionSuspect
 from badexpert.runtime import resolve_device
+from moe_core.bench.program import run
+
+log = logging.getLogger(__name__)
 
 TAIL_SHARES = (1.0, 0.5, 0.25, 0.15, 0.05)
 """1 shares nothing: the suspect and each tuned copy are run whole."""
@@ -99,16 +104,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = resolve_device(given.device)
     suspect = untrained_suspect(given.arch, given.size, device)
     pixels = noise(given.images, suspect)
-    rows = [
-        measure_throughput(
-            suspect,
-            untuned_bundle(suspect, share),
-            pixels,
-            batch_size=given.batch_size,
-            repeats=given.repeats,
+    rows = []
+    for share in (*TAIL_SHARES, None):
+        log.info("cut at %s", "what an extraction chooses" if share is None else share)
+        bundle = untuned_bundle(suspect, share)
+        row = measure_throughput(
+            suspect, bundle, pixels, batch_size=given.batch_size, repeats=given.repeats
         )
-        for share in (*TAIL_SHARES, None)
-    ]
+        rows.append(row)
     peaks = measure_memory(given.memory) if given.memory else ()
     document = {
         "architecture": suspect.origin.architecture,
@@ -166,4 +169,4 @@ def _table(rows: Sequence[Throughput], peaks: Sequence[Peak]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, BadExpertError)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from moe_core.bench.program import run
 from moe_core.bench.texts import Words, corpus_of, read_labelled
 from moe_core.bench.timing import new_parser, write
 from moe_core.lm.config import DENSE, DecoderConfig, FeedForward, Option
@@ -278,5 +279,4 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main()
+    run(main, ValueError)

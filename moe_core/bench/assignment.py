@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from moe_core.assignment import Assignment, assignment_score, auction, exact
+from moe_core.bench.program import run
 from moe_core.bench.timing import new_parser, write
 
 Numbers = dict[str, float]
@@ -112,4 +113,4 @@ def _timed(assign: Assignment, scores: Tensor) -> tuple[Tensor, float]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # CPU time counts threads that wait
-    main()
+    run(main)

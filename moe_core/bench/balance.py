@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import logging
 import statistics
 from collections.abc import Sequence
 
+from moe_core.bench.program import run
 from moe_core.bench.small_lm import arguments, trained
 from moe_core.bench.timing import write
 from moe_core.lm.config import Option
@@ -48,5 +48,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main()
+    run(main)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import logging
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from moe_core.bench.program import run
 from moe_core.bench.small_lm import arguments, corpus, trained, training
 from moe_core.bench.timing import write
 from moe_core.experts.compressed import CompressedExperts, train_stand_ins_only
@@ -107,5 +107,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main()
+    run(main)

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import statistics
 from collections.abc import Sequence
 
 import torch
 
+from moe_core.bench.program import run
 from moe_core.bench.small_lm import arguments, corpus, trained, training
 from moe_core.bench.timing import write
 from moe_core.lm.config import Option
@@ -67,5 +67,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main()
+    run(main)

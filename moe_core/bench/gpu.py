@@ -11,7 +11,6 @@ import argparse
 import logging
 import random
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import monotonic
@@ -21,6 +20,7 @@ import torch
 
 from moe_core.bench import fused
 from moe_core.bench.fused import SHAPES, Problem, Shape, problem
+from moe_core.bench.program import run
 from moe_core.files import write_text
 from moe_core.kernels import fused_experts
 from moe_core.kernels.gpu.tuned import Entry, Tile, Tuned, render, tuned, tuned_as
@@ -209,7 +209,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=540)
     parser.add_argument("--checks-only", action="store_true", help="for a memory checker")
     given = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     device = torch.device("cuda")
     if not torch.cuda.is_available():
         parser.error("torch sees no CUDA device; run this on a machine that has one")
@@ -243,4 +242,4 @@ def _tune_and_measure(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from moe_core import kernels
+from moe_core.bench.program import run
 from moe_core.bench.timing import Median, arguments, in_turns, write
 from moe_core.dispatch import plan
 from moe_core.experts.swiglu import SwiGLUExperts
@@ -110,4 +111,4 @@ def _shown(median: Median, digits: int) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # CPU time counts threads that wait
-    main()
+    run(main)

@@ -6,7 +6,6 @@ Needs transformers 5, which moe_core itself does not: ``pip install 'transformer
 from __future__ import annotations
 
 import argparse
-import logging
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -17,6 +16,7 @@ import transformers
 from torch import Tensor, nn
 from transformers.models.olmoe.modeling_olmoe import OlmoeSparseMoeBlock
 
+from moe_core.bench.program import run
 from moe_core.bench.timing import Ratio, arguments, in_turns, write
 from moe_core.experts.swiglu import SwiGLUExperts
 from moe_core.layer import MoELayer
@@ -81,9 +81,6 @@ class Pass:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print a table, write JSON."""
     given = arguments("layer", __doc__, rounds=9).parse_args(argv)
-    # Which way experts are computed is part of the result.
-    logging.basicConfig(level=logging.WARNING)
-    logging.getLogger("moe_core").setLevel(logging.INFO)
     torch.manual_seed(0)
     layer = build(given)
     x = torch.randn(1, given.tokens, given.dim, dtype=getattr(torch, given.dtype))
@@ -112,4 +109,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

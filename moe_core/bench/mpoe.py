@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from moe_core.bench.program import run
 from moe_core.bench.small_lm import arguments, config_of, corpus, feed_forward, trained, training
 from moe_core.bench.timing import write
 from moe_core.experts.mpo import MPOExperts
@@ -176,5 +176,4 @@ def _show(
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main()
+    run(main)

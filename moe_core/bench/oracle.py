@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from moe_core.bench.program import run
 from moe_core.bench.small_lm import corpus, training
 from moe_core.bench.timing import new_parser, write
 from moe_core.experts.duo import BIG
@@ -179,5 +180,4 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main()
+    run(main)

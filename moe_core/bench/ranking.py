@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
+from moe_core.bench.program import run
 from moe_core.bench.timing import new_parser, write
 from moe_core.ranking.clicklog import FEATURES, ITEMS, make_click_log
 from moe_core.ranking.model import RankingModel, Variant
@@ -106,4 +107,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
