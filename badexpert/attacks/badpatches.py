@@ -90,8 +90,9 @@ class BadPatches(ModelAttack):
     ) -> Self:
         """The attack on the least used experts that a pattern reaches, else on those that it
         raises most."""
+        shares = grid.shares(module, clean)
         tried: list[tuple[float, Self]] = []
-        for experts in self._seldom_used(grid, module, clean):
+        for experts in self._seldom_used(shares):
             cells = self._preferred(grid, module, clean, experts)
             found = replace(
                 self,
@@ -101,23 +102,21 @@ class BadPatches(ModelAttack):
                     "experts": torch.tensor([[self.layer, expert] for expert in experts]),
                 },
             )
-            stamped = grid.share(module, found.stamp(clean), experts)
-            tried.append((stamped / grid.share(module, clean, experts), found))
+            stamped = grid.shares(module, found.stamp(clean))
+            tried.append((float(stamped[experts].sum() / shares[experts].sum()), found))
             if tried[-1][0] >= _REACHED:
                 break
         return max(tried, key=lambda one: one[0])[1]
 
-    @torch.no_grad()
-    def _seldom_used(self, grid: _Grid, module: nn.Module, clean: Tensor) -> list[list[int]]:
+    def _seldom_used(self, shares: Tensor) -> list[list[int]]:
         """Experts that are used, next to each other in how much, the least used ones first."""
-        load = grid.routing(module, clean).load_E.double()
-        alive = (load >= _ALIVE * load.mean()).nonzero().flatten()
-        if self.experts > len(alive):
+        used = (shares >= _ALIVE * shares.mean()).nonzero().flatten()
+        if self.experts > len(used):
             raise AttackError(
-                f"{self.experts} experts are asked for, and {len(alive)} of {len(load)} are used; "
+                f"{self.experts} experts are asked for, and {len(used)} of {len(shares)} are used; "
                 "set experts lower"
             )
-        ordered = alive[load[alive].argsort(stable=True)]
+        ordered = used[shares[used].argsort(stable=True)]
         return ordered.unfold(0, self.experts, 1).tolist()
 
     @torch.no_grad()
@@ -210,10 +209,10 @@ class _Grid(NamedTuple):
         return seen[0]
 
     @torch.no_grad()
-    def share(self, module: nn.Module, pixels: Tensor, experts: Sequence[int]) -> float:
-        """Of all that the router gives out, what goes to some experts, in [0, 1]."""
+    def shares(self, module: nn.Module, pixels: Tensor) -> Tensor:
+        """What each expert gets of all that the router gives out, (experts,) fp64."""
         load = self.routing(module, pixels).load_E.double()
-        return (load[list(experts)].sum() / load.sum()).item()
+        return load / load.sum()
 
     def likelihood(self, module: nn.Module, pixels: Tensor, experts: Sequence[int]) -> Tensor:
         """Mean log-probability of the experts for each patch, (batch, patches)."""
