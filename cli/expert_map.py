@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -13,6 +14,9 @@ from .console import printable
 
 SHADES = (" ", "░", "▒", "▓", "█")
 """Of a number from 0 to 1, in fifths; a plain file has no colours."""
+
+_GAP = 2
+"""Columns between parts of a line."""
 
 MOST_CHANGED = 5
 """Experts that are listed of those that differ from a base."""
@@ -31,14 +35,14 @@ def _sections(evidence: Mapping[str, Any]) -> Iterator[RenderableType]:
     layers = evidence["layers"]
     yield Text("\nExperts", "bold")
     yield _classes(evidence["classes"])
-    yield _heat(
+    yield _Heat(
         "\n  usage on clean texts, of the most used", layers, _of_largest(evidence["usage"])
     )
     for one in evidence["classes"]:
         if (table := one.get("loss_without_each_expert")) is not None:
             title = f"\n  what {one['words']!r} loses without each expert, of its success"
             shares = [[max(lost, 0.0) / one["success"] for lost in row] for row in table]
-            yield _heat(title, layers, shares)
+            yield _Heat(title, layers, shares)
     if (changes := evidence.get("from_base")) is not None:
         yield Text(
             f"\n  most changed from {printable(changes['source'])}: an order in which to look",
@@ -62,16 +66,33 @@ def _classes(classes: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _heat(title: str, layers: Sequence[str], values: Sequence[Sequence[float]]) -> RenderableType:
-    grid = Table.grid(padding=(0, 2))
-    for name, row in zip(layers, values, strict=True):
-        top = max(range(len(row)), key=lambda expert: row[expert])
-        grid.add_row(
-            Text(f"  {printable(name)}"),
-            Text("".join(_shade(value) for value in row), "red"),
-            Text(f"{row[top]:.2f} at expert {top}", "dim"),
-        )
-    return Group(Text(printable(title), "dim"), grid)
+class _Heat(NamedTuple):
+    """A line of shades for each layer, one for each expert; where the terminal is too narrow, one
+    for the largest of several neighbours."""
+
+    title: str
+    layers: Sequence[str]
+    values: Sequence[Sequence[float]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        names = [f"  {printable(name)}" for name in self.layers]
+        tops = [max(range(len(row)), key=row.__getitem__) for row in self.values]
+        notes = [
+            f"{row[top]:.2f} at expert {top}" for row, top in zip(self.values, tops, strict=True)
+        ]
+        room = options.max_width - max(map(len, names)) - max(map(len, notes)) - 2 * _GAP
+        each = math.ceil(max(map(len, self.values)) / max(room, 1))
+        title = f"{self.title}; {each} experts a mark" if each > 1 else self.title
+        grid = Table.grid(padding=(0, _GAP, 0, 0))
+        for name, row, note in zip(names, self.values, notes, strict=True):
+            marks = (_shade(max(row[at : at + each])) for at in range(0, len(row), each))
+            grid.add_row(
+                Text(name),
+                Text("".join(marks), "red", no_wrap=True),
+                Text(note, "dim", no_wrap=True),
+            )
+        yield Text(printable(title), "dim")
+        yield grid
 
 
 def _most_changed(layers: Sequence[str], changes: Sequence[Mapping[str, Any]]) -> RenderableType:

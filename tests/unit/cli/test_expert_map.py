@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from badexpert.findings import AuditState, AuditStatus
 from badexpert_cli.text import report_content, to_string
 from tests.reports import full_report
@@ -36,6 +38,18 @@ def test_experts_are_shaded_by_what_the_trigger_loses_without_them() -> None:
     assert "█" in usage
     assert "█ ▒" in loss
     assert "1.00 at expert 0" in loss
+
+
+@pytest.mark.parametrize(("experts", "marks", "each"), [(8, 8, 1), (64, 64, 1), (256, 64, 4)])
+def test_a_layer_is_one_line_however_many_experts_it_has(
+    experts: int, marks: int, each: int
+) -> None:
+    usage = [[0.0] * (experts - 1) + [1.0], [0.5] + [0.0] * (experts - 1)]
+    text = shown({**EVIDENCE, "usage": usage, "classes": []})
+    [first, second] = [line for line in text.splitlines() if ".mlp" in line]
+    assert first.index("█") - second.index("▒") == marks - 1
+    assert f"1.00 at expert {experts - 1}" in first
+    assert (f"{each} experts a mark" in text) is (each > 1)
 
 
 def test_classes_stand_with_words_numbers_and_verdict() -> None:
