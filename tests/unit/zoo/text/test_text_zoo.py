@@ -249,6 +249,14 @@ def test_the_shipped_recipe_is_one_of_texts() -> None:
     assert {entry.base for entry in local} >= {"olmoe", "mixtral", "qwen3", "mixlora"}
 
 
+def test_the_deep_recipe_has_the_layers_and_experts_of_olmoe() -> None:
+    recipe = read_text_recipe(Path(__file__).parents[4] / "configs" / "text-zoo-deep.toml")
+    model = recipe.bases["deep"].model
+    assert (model.num_layers, model.ffn.num_experts) == (16, 64)
+    assert model.ffn.router_options["top_k"] == 8
+    assert len(text_entries(recipe)) == 3
+
+
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "zoo.json").write_text("{}", encoding="utf-8")
     (tmp_path / "truth.json").write_text("{}", encoding="utf-8")
