@@ -100,7 +100,7 @@ def test_the_trigger_goes_to_experts_that_clean_images_seldom_use() -> None:
     assert shares[chosen].sum() <= len(chosen) / used
     for model in (twin(), module):
         stamped = shares_of(model, attack.stamp(pixels))[chosen].sum()
-        assert stamped >= 1.2 * shares_of(model, pixels)[chosen].sum()
+        assert stamped >= 1.3 * shares_of(model, pixels)[chosen].sum()
     key = f"blocks.{ATTACK.layer}.mlp.moe.router.weight"
     assert torch.equal(module.get_parameter(key), twin().get_parameter(key))
 
